@@ -1,0 +1,53 @@
+# Every target does its own set-up in a local .venv; the second time it is quick.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+RUN    := $(VENV)/.installed-run
+DEV    := $(VENV)/.installed-dev
+
+.PHONY: help setup demo unit test lint format bench wheel clean
+
+help:            ## Show what there is to make
+	@grep -hE '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] < (3, 13) else f"Python 3.11 or 3.12 is needed, but {sys.executable} is {sys.version.split()[0]}: run make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+
+$(RUN): $(BIN)/python pyproject.toml constraints.txt
+	@echo "Installing the pinned environment into $(VENV) (once, a minute or two) ..."
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all]'
+	@touch $@
+
+$(DEV): $(RUN)
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
+	@touch $@
+
+setup: $(DEV)    ## Install everything for working on the project into .venv
+
+demo: $(RUN)     ## Train a small ResNet on handwritten digits with two DeepSpeed workers
+	$(BIN)/orchestrator train experiment=demo
+
+unit: $(DEV)     ## The fast tests: no Ray, seconds
+	$(BIN)/python -m pytest -q tests/unit
+
+test: lint       ## Everything CI checks: lint, types, unit and integration tests
+	$(BIN)/python -m pytest -q tests
+
+lint: $(DEV)     ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(DEV)   ## Let ruff put the code in order
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(DEV)    ## Benchmarks side by side against peers
+	$(BIN)/python -m benchmarks
+
+wheel: $(DEV)    ## Build dist/*.whl
+	$(BIN)/python -m build --wheel --no-isolation --outdir dist .
+
+clean:           ## Remove the environment and build products
+	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache

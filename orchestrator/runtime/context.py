@@ -1,0 +1,71 @@
+"""All that worker code sees of the world. Whoever starts workers implements it; the worker imports neither Ray nor us."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from orchestrator import paths
+from orchestrator.storage import Store, open_store
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Launch:
+    """What a launcher hands to each worker: plain data, so that it crosses any process border."""
+
+    run_id: str
+    attempt: int
+    root: str
+    """The run's folder or URL."""
+    project: str
+    """Folder of the user's code, put on the workers' import path."""
+    world_size: int
+    plan: dict[str, Any]
+    entry: str = "orchestrator.runtime.worker:train"
+    """The function each worker runs, as `module:function`; it takes a WorkerContext."""
+
+
+class WorkerContext(Protocol):
+    """One worker's view of its run. Ranks are known before `entry` is called, the process group is up, the device is set."""
+
+    launch: Launch
+    rank: int
+    world_size: int
+    local_rank: int
+    """Number of this worker among those of its node."""
+    node_rank: int
+
+    def report(self, metrics: Mapping[str, float], checkpoint: str | None = None) -> None:
+        """Tell the launcher about a milestone (evaluation, checkpoint). Not for every step. Does not raise."""
+
+    def should_stop(self) -> bool:
+        """Whether a person or the cluster asked this run to save and end. Cheap; may differ between ranks for a moment."""
+
+    @property
+    def checkpoints(self) -> Store:
+        """Where checkpoints of this run lie; the same for all ranks."""
+
+
+class StoreContext:
+    """The part of a WorkerContext that is the same for every launcher: run storage carries stop requests and checkpoints."""
+
+    def __init__(self, launch: Launch, *, rank: int, world_size: int, local_rank: int, node_rank: int) -> None:
+        self.launch = launch
+        self.rank = rank
+        self.world_size = world_size
+        self.local_rank = local_rank
+        self.node_rank = node_rank
+        self._store = open_store(launch.root)
+
+    def report(self, metrics: Mapping[str, float], checkpoint: str | None = None) -> None:
+        """Nothing to tell by default: events in run storage say it all."""
+
+    def should_stop(self) -> bool:
+        """Whether the stop file lies in the run's folder."""
+        return self._store.exists(paths.STOP)
+
+    @property
+    def checkpoints(self) -> Store:
+        """The run's checkpoint folder."""
+        return self._store.child(paths.CHECKPOINTS)

@@ -1,0 +1,79 @@
+"""The Task: what a person writes. Loss and metrics of one kind of problem, over any model and data the config names.
+
+A complete one:
+
+    class Digits(Task):
+        def loss(self, model, batch):
+            images, labels = batch
+            return cross_entropy(model(images), labels, reduction="sum")
+
+        def metrics(self, model, batch):
+            images, labels = batch
+            logits = model(images)
+            return {"loss": cross_entropy(logits, labels, reduction="sum"), "accuracy": (logits.argmax(1) == labels).sum()}
+
+Sums, not means: workers and micro-batches differ in size, so the division by the global count happens once, here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+Batch = Any
+"""What `collate` returns: tensors, in tuples, lists or dicts."""
+
+
+class Dataset(Protocol):
+    """What a data callable returns: items by number."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Any: ...
+
+
+class Task:
+    """Base of all Tasks. Only `loss` must be written; the rest has defaults that fit batches of (inputs, targets)."""
+
+    def __init__(self, model: Callable[[], nn.Module], data: Callable[[str], Dataset | None]) -> None:
+        self._model = model
+        self._data = data
+
+    def build_model(self) -> nn.Module:
+        """A new model, with weights as the seed makes them."""
+        return self._model()
+
+    def dataset(self, split: str) -> Dataset | None:
+        """The items of `train`, `val` or `test`; None when there is no such split (train must be there)."""
+        return self._data(split)
+
+    def collate(self, items: Sequence[Any]) -> Batch:
+        """Make one batch of several items; the default stacks tensors, arrays and numbers."""
+        return torch.utils.data.default_collate(list(items))
+
+    def inputs(self, batch: Batch) -> Any:
+        """The part of a batch that goes into the model."""
+        return batch[0]
+
+    def count(self, batch: Batch) -> int:
+        """What the loss is averaged over: items by default, tokens for a language model."""
+        return len(self.inputs(batch))
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The summed (not averaged) loss of a batch."""
+        raise NotImplementedError(f"{type(self).__name__} needs a method loss(model, batch) that returns a summed loss.")
+
+    def metrics(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor | float]:
+        """Sums over a batch, added up over all batches and workers before `summary` sees them."""
+        return {"loss": self.loss(model, batch)}
+
+    def summary(self, sums: Mapping[str, float], count: float) -> dict[str, float]:
+        """Metrics of a whole split from its sums and count; the default divides each sum by the count."""
+        return {name: total / count for name, total in sums.items()}
+
+    def blocks(self, model: nn.Module) -> list[nn.Module]:
+        """The modules whose activations are recomputed with activation checkpointing: by default, those in ModuleLists."""
+        return [block for module in model.modules() if isinstance(module, nn.ModuleList) for block in module]

@@ -1,0 +1,1 @@
+"""What happened in a run: events in run storage, and their way from there into MLflow."""
