@@ -44,6 +44,13 @@ def shipped_conf() -> Path:
     return installed if installed.is_dir() else Path(__file__).parent.parent / "conf"
 
 
+def pins() -> Path | None:
+    """The file of exact versions we are tested with: in the package when installed from a wheel, beside it in a checkout."""
+    installed = Path(__file__).parent / "_constraints.txt"
+    file = installed if installed.is_file() else Path(__file__).parent.parent / "constraints.txt"
+    return file if file.is_file() else None
+
+
 def project_dir() -> Path:
     """The user's project: the folder the command is started in."""
     return Path.cwd()

@@ -6,6 +6,7 @@ lives in plan/.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field
 from enum import Enum
@@ -71,11 +72,11 @@ def _require(condition: bool, key: str, value: object, rule: str) -> None:
 
 
 def _positive(key: str, value: float | None) -> None:
-    _require(value is None or value > 0, key, value, "it must be greater than 0")
+    _require(value is None or 0 < value < math.inf, key, value, "it must be greater than 0")
 
 
 def _at_least_zero(key: str, value: float | None) -> None:
-    _require(value is None or value >= 0, key, value, "it must be 0 or more")
+    _require(value is None or 0 <= value < math.inf, key, value, "it must be 0 or more")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -87,9 +88,10 @@ class Every:
     epochs: int | None = None
     """Every so many passes over the training data."""
 
-    def __post_init__(self) -> None:
-        _positive("every.steps", self.steps)
-        _positive("every.epochs", self.epochs)
+    def check(self, key: str) -> None:
+        """Called by the owner, which knows the full key."""
+        _positive(f"{key}.steps", self.steps)
+        _positive(f"{key}.epochs", self.epochs)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -146,12 +148,9 @@ class Job:
     """Record training metrics every so many steps."""
 
     def __post_init__(self) -> None:
-        _require(
-            bool(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", self.name)) or self.name == MISSING,
-            "job.name",
-            self.name,
-            "use letters, digits, '_', '.' and '-'",
-        )
+        if self.name != MISSING and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", self.name):
+            raise ConfigError(f"job.name={self.name} is not a name.", "Use letters, digits, '_', '.' and '-'.")
+        self.evaluate.check("job.evaluate")
         _positive("job.epochs", self.epochs)
         _positive("job.steps", self.steps)
         _positive("job.clip", self.clip)
@@ -194,9 +193,10 @@ class Optimizer:
         foreign = ("betas", "eps") if self.name is OptimizerName.sgd else ("momentum", "nesterov")
         for key in foreign:
             if getattr(self, key) is not None:
+                other = "adamw" if key in ("betas", "eps") else "sgd"
                 raise ConfigError(
                     f"optimizer.{key}={getattr(self, key)} means nothing to {self.name.value}.",
-                    f"Leave it out, or choose another optimizer (optimizer={'adamw' if key in ('betas', 'eps') else 'sgd'}).",
+                    f"Leave it out, or choose another optimizer (optimizer={other}).",
                 )
 
 
@@ -216,11 +216,13 @@ class Schedule:
     def __post_init__(self) -> None:
         _at_least_zero("schedule.warmup_steps", self.warmup_steps)
         if self.warmup_fraction is not None:
-            _require(0 <= self.warmup_fraction < 1, "schedule.warmup_fraction", self.warmup_fraction, "it must be in [0, 1)")
+            right = 0 <= self.warmup_fraction < 1
+            _require(right, "schedule.warmup_fraction", self.warmup_fraction, "it must be in [0, 1)")
         _require(0 <= self.final <= 1, "schedule.final", self.final, "it must be in [0, 1]")
         if self.warmup_steps is not None and self.warmup_fraction is not None:
             raise ConfigError(
-                f"schedule.warmup_steps={self.warmup_steps} and schedule.warmup_fraction={self.warmup_fraction} are both given.",
+                f"schedule.warmup_steps={self.warmup_steps} and schedule.warmup_fraction={self.warmup_fraction}"
+                " are both given.",
                 "Set one of them to null.",
             )
 
@@ -266,7 +268,8 @@ class Precision:
     """Let GPUs that have it use TF32 for fp32 matrix products."""
 
     def __post_init__(self) -> None:
-        _require(0 <= self.initial_scale_power <= 32, "precision.initial_scale_power", self.initial_scale_power, "use 0 to 32")
+        power = self.initial_scale_power
+        _require(0 <= power <= 32, "precision.initial_scale_power", power, "use 0 to 32")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -334,7 +337,9 @@ class WorkerRange:
             )
         low, high = int(match[1]), int(match[2] or match[1])
         if not 1 <= low <= high:
-            raise ConfigError(f"cluster.workers={value} is out of range: it must be 1 or more, the smaller number first.")
+            raise ConfigError(
+                f"cluster.workers={value} is out of range: it must be 1 or more, the smaller number first."
+            )
         return cls(low=low, high=high)
 
 
@@ -350,6 +355,7 @@ class Checkpoint:
     """Keep the checkpoint with the best monitored metric, and make it the final model."""
 
     def __post_init__(self) -> None:
+        self.every.check("checkpoint.every")
         _positive("checkpoint.keep", self.keep)
 
 

@@ -31,7 +31,7 @@ class Node:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Inventory:
-    """The nodes there are. `known=False`: the cluster is elsewhere and has not been asked, so nothing is refused for it."""
+    """The nodes there are. `known=False`: they are elsewhere and were not asked, so nothing is refused for them."""
 
     nodes: tuple[Node, ...] = field(default=())
     known: bool = True

@@ -117,7 +117,8 @@ class Plan:
             fields["notes"] = tuple(data["notes"])
             return cls(**fields)
         except (KeyError, TypeError) as error:
-            raise PlanError(f"{source} is damaged: {error}.", "Make it anew with: orchestrator plan ... --json") from error
+            hint = "Make it anew with: orchestrator plan ... --json > plan.json"
+            raise PlanError(f"{source} is damaged: {error}.", hint) from error
 
     @classmethod
     def from_json(cls, text: str, source: str = "plan") -> Plan:

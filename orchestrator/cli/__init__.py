@@ -1,0 +1,1 @@
+"""The verbs of the command line: parse, call, render. What they do lies in the other packages."""

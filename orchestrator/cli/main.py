@@ -1,0 +1,192 @@
+"""Entry point of `orchestrator` and `orch`: finds the verb, turns whatever goes wrong into one line and an exit code.
+
+Verbs are imported when they are called, so that help, completion and mistakes in the command line cost no imports.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from orchestrator import __version__
+from orchestrator.errors import OrchestratorError, did_you_mean
+
+VERBS = {
+    "plan": ("orchestrator.cli.plan:plan", "Show exactly what would run, without running it."),
+    "train": ("orchestrator.cli.train:train", "Plan a job and run it here."),
+    "resume": ("orchestrator.cli.train:resume", "Go on with a run from its newest checkpoint."),
+    "runs": ("orchestrator.cli.runs:runs", "List runs; look into one of them."),
+    "ui": ("orchestrator.cli.ui:ui", "Open MLflow's page on the recorded runs."),
+    "init": ("orchestrator.cli.init:init", "Start a project of your own: a Task, its config and a test."),
+    "doctor": ("orchestrator.cli.doctor:doctor", "Check what this machine has and lacks for training."),
+    "completion": ("orchestrator.cli.completion:completion", "Print the script that completes commands in your shell."),
+}
+"""Where each verb lives, and its line in the help."""
+
+BUG = 4
+STOPPED = 130
+
+EPILOG = """\b
+Exit codes:
+    0  done
+    1  the run started, and failed
+    2  something you wrote is wrong: a key, a value, a command
+    3  this machine or cluster lacks something
+    4  a bug in orchestrator
+  130  stopped by you
+"""
+
+
+class Verbs(click.Group):
+    """A group whose commands are imported only when one of them is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All verbs, in the order people meet them."""
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a verb."""
+        if cmd_name not in VERBS:
+            return None
+        module, _, attribute = VERBS[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the verb, or name the nearest there is."""
+        name = args[0]
+        if name not in VERBS and not name.startswith("-"):
+            raise click.UsageError(f"There is no command {name!r}. {did_you_mean(name, list(VERBS))}".strip(), ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the verbs without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, short_help) for name, (_, short_help) in VERBS.items()])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[Any]:
+        """Complete verbs without importing them; options as click does."""
+        from click.shell_completion import CompletionItem
+
+        if incomplete.startswith("-"):
+            return click.Command.shell_complete(self, ctx, incomplete)
+        return [CompletionItem(name, help=text) for name, (_, text) in VERBS.items() if name.startswith(incomplete)]
+
+
+@click.group(
+    cls=Verbs, epilog=EPILOG, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]}
+)
+@click.version_option(__version__, message="orchestrator %(version)s")
+@click.option("-v", "--verbose", is_flag=True, help="Show tracebacks and debug messages.")
+@click.pass_context
+def cli(context: click.Context, verbose: bool) -> None:
+    """Plan, schedule and run distributed training.
+
+    \b
+    orchestrator plan job=digits              what would run
+    orchestrator train job=digits             run it
+    orchestrator runs                         what ran
+    """  # noqa: D301  \b is click's mark for lines to leave as they are
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; nothing but the code comes out of here."""
+    from orchestrator.environment import quiet_telemetry
+
+    quiet_telemetry(os.environ)
+    args = list(sys.argv[1:] if argv is None else argv)
+    verbose = not {"-v", "--verbose"}.isdisjoint(args)
+    if verbose:
+        _log_everything()
+    if f"_{_program()}_COMPLETE".upper() in os.environ:
+        importlib.import_module("orchestrator.cli.completion")  # registers our bash completion with click
+    try:
+        code = cli.main(args, prog_name=_program(), standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except BrokenPipeError:
+        return _reader_left()
+    except OrchestratorError as error:
+        return _report(error, error.message, error.hint, error.exit_code, args)
+    except click.Abort:
+        return _say("Stopped.", STOPPED)
+    except KeyboardInterrupt:
+        return _say("Stopped.", STOPPED)
+    except click.ClickException as error:
+        return _report(error, error.format_message(), _usage_hint(error), error.exit_code, args)
+    except Exception as error:  # noqa: BLE001  the process boundary: a bug is told as a bug, with its traceback kept
+        return _report(error, *_bug(error, verbose), BUG, args)
+
+
+def _program() -> str:
+    """The name we were called by: completion scripts depend on it."""
+    name = Path(sys.argv[0]).name
+    return name if name in ("orchestrator", "orch") else "orchestrator"
+
+
+def _log_everything() -> None:
+    import logging
+
+    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr)
+    logging.getLogger("orchestrator").setLevel(logging.DEBUG)
+
+
+def _reader_left() -> int:
+    """Whoever read our output (`head`, a pager) has enough. Python's own flush at exit must not complain about it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _say(line: str, code: int) -> int:
+    click.echo(line, err=True)
+    return code
+
+
+def _report(error: Exception, message: str, hint: str, code: int, args: Sequence[str]) -> int:
+    """Tell an error on stderr, and as JSON on stdout for callers that asked for JSON."""
+    if "--json" in args:
+        kind = "UsageError" if isinstance(error, click.ClickException) else type(error).__name__
+        click.echo(json.dumps({"error": {"type": kind, "message": message, "hint": hint}}, indent=2))
+    label = "internal error" if code == BUG else "error"
+    click.echo(f"{click.style(f'{label}:', fg='red', bold=True)} {message}", err=True)
+    if hint:
+        click.echo(hint, err=True)
+    return code
+
+
+def _usage_hint(error: click.ClickException) -> str:
+    """Where to read how the command is called."""
+    context = getattr(error, "ctx", None)
+    return f"See: {context.command_path} --help" if context else ""
+
+
+def _bug(error: Exception, verbose: bool) -> tuple[str, str]:
+    """Message and hint for an exception that nobody expected."""
+    import traceback
+
+    trace = "".join(traceback.format_exception(error))
+    message = f"{type(error).__name__}: {error}"
+    if verbose:
+        click.echo(trace, err=True, nl=False)
+        return message, "This is a bug in orchestrator or in the code it called; please report it with the lines above."
+    import tempfile
+
+    handle, path = tempfile.mkstemp(prefix="orchestrator-", suffix=".log")
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(trace)
+    return message, f"This is a bug; please report it. Traceback: {path} (or run again with -v)."
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,50 @@
+"""`orchestrator plan`: exactly what would run, without running it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from orchestrator.cli.options import ConfigArgs, config_options
+
+
+@click.command()
+@config_options
+@click.option("--out", metavar="FILE", type=click.Path(dir_okay=False), help="Write the plan as JSON to this file too.")
+def plan(config: ConfigArgs, out: str | None) -> None:
+    """Show exactly what would run: workers, batch, DeepSpeed settings, and every worker count that is possible.
+
+    \b
+    orchestrator plan job=digits
+    orchestrator plan job=digits cluster.workers=2..8 strategy=zero2
+    orchestrator plan job=digits --cfg job              the composed config instead
+    orchestrator plan job=digits --json > plan.json     the plan as data
+    """  # noqa: D301
+    if config.handled_show():
+        return
+    from orchestrator.cli.planning import make_plan
+
+    made = make_plan(config)
+    if out:
+        _write(Path(out), made.to_json())
+    if config.json:
+        click.echo(made.to_json(), nl=False)
+        return
+    from rich.console import Console
+
+    from orchestrator.cli.plan_view import render
+
+    render(made, Console())
+    if out:
+        click.echo(f"Written to {out}")
+
+
+def _write(path: Path, text: str) -> None:
+    from orchestrator.errors import ConfigError
+    from orchestrator.storage import write_atomically
+
+    try:
+        write_atomically(path, text.encode())
+    except OSError as error:
+        raise ConfigError(f"--out {path} cannot be written: {error.strerror}.", "Name a file you can write.") from error

@@ -1,0 +1,246 @@
+"""From a JobSpec and an inventory to a Plan, refusing what cannot run with the reason and the way out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from orchestrator import paths
+from orchestrator.config.schema import JobSpec, LauncherName, PrecisionName, WorkerRange
+from orchestrator.errors import MachineError, PlanError
+from orchestrator.plan import batch, deepspeed, deepspeed_user, schedule
+from orchestrator.plan.inventory import Inventory
+from orchestrator.plan.types import FORMAT, Plan, Row, WorkerResources
+
+BF16_CAPABILITY = (8, 0)
+"""CUDA compute capability from which GPUs compute bf16."""
+
+
+def make(
+    resolved: dict[str, Any],
+    spec: JobSpec,
+    inventory: Inventory,
+    *,
+    environment: dict[str, str],
+    shared_storage: bool,
+    project: Path | None = None,
+) -> Plan:
+    """Decide exactly what will run.
+
+    `resolved` is `spec` as plain data, kept in the plan; `environment` the package versions; `shared_storage` whether
+    every node sees the storage path; `project` the folder that `strategy.deepspeed_file` is relative to.
+    """
+    _check_length(spec)
+    _check_mesh(spec)
+    _check_launcher(spec)
+    _check_nodes(spec, shared_storage=shared_storage)
+    resources = _resources(spec, inventory)
+    _check_precision(spec, inventory, resources)
+    arrangements = batch.arrange(spec, _beyond_gpus(spec, inventory, resources))
+    largest = arrangements.admissible[-1].mesh.world_size
+    _check_gpus(largest, inventory, resources)
+    rows, changes = _rows(spec, arrangements, _own_settings(spec, project), on_gpu=resources.gpus > 0)
+    return Plan(
+        format=FORMAT,
+        job=spec.job.name,
+        task=spec.job.task,
+        strategy=spec.strategy.name.value,
+        precision=spec.precision.name.value,
+        seed=spec.job.seed,
+        rows=rows,
+        inadmissible={str(world): reason for world, reason in arrangements.inadmissible.items()},
+        resources=resources,
+        nodes=spec.cluster.nodes,
+        notes=(*_notes(spec, inventory, resources, arrangements), *changes),
+        environment=dict(environment),
+        spec=resolved,
+    )
+
+
+def _rows(
+    spec: JobSpec, arrangements: batch.Arrangements, own: list[deepspeed_user.Settings], *, on_gpu: bool
+) -> tuple[tuple[Row, ...], list[str]]:
+    """One row per world size, and what the person's own DeepSpeed settings change in them."""
+    rows: list[Row] = []
+    notes: dict[str, None] = {}
+    for arrangement in arrangements.admissible:
+        config = deepspeed.config(spec, arrangement, on_gpu=on_gpu)
+        for settings in own:
+            config, changes = deepspeed_user.merge(config, settings)
+            notes |= dict.fromkeys(changes)
+        row = Row(
+            world_size=arrangement.mesh.world_size,
+            mesh=arrangement.mesh,
+            batch=arrangement.batch,
+            micro_batch=arrangement.micro_batch,
+            accumulation=arrangement.accumulation,
+            deepspeed=config,
+        )
+        rows.append(row)
+    return tuple(rows), list(notes)
+
+
+def _own_settings(spec: JobSpec, project: Path | None) -> list[deepspeed_user.Settings]:
+    """The person's DeepSpeed settings, in the order they are laid on top of each other."""
+    own = []
+    if spec.strategy.deepspeed_file is not None:
+        shown = spec.strategy.deepspeed_file
+        own.append(deepspeed_user.read_file((project or Path()) / Path(shown).expanduser(), shown))
+    if spec.strategy.deepspeed:
+        own.append(deepspeed_user.Settings("strategy.deepspeed", spec.strategy.deepspeed))
+    return own
+
+
+def _resources(spec: JobSpec, inventory: Inventory) -> WorkerResources:
+    cluster = spec.cluster
+    gpus = cluster.gpus_per_worker
+    if gpus is None:
+        gpus = 1 if inventory.gpus else 0
+    # Floats, because 1 and 1.0 are not the same in JSON and would give equal plans different digests.
+    return WorkerResources(cpus=float(cluster.cpus_per_worker), gpus=float(gpus), threads=cluster.threads_per_worker)
+
+
+# --- checks of the config --------------------------------------------------------------------------------------------
+
+
+def _check_length(spec: JobSpec) -> None:
+    epochs, steps = spec.job.epochs, spec.job.steps
+    if epochs is None and steps is None:
+        raise PlanError("Nothing says how long to train: job.epochs and job.steps are both null.", "Set job.epochs=1.")
+    if epochs is not None and steps is not None:
+        raise PlanError(
+            f"job.epochs={epochs:g} and job.steps={steps} both say how long to train.",
+            "Set one of them to null (job.epochs=null).",
+        )
+    if steps is not None:
+        schedule.check(spec.schedule, steps)
+
+
+def _check_mesh(spec: JobSpec) -> None:
+    for key in ("tensor", "pipeline"):
+        size = getattr(spec.mesh, key)
+        if size != 1:
+            raise PlanError(f"mesh.{key}={size} is not supported yet; set mesh.{key}=1.")
+
+
+def _check_launcher(spec: JobSpec) -> None:
+    if spec.cluster.launcher is not LauncherName.torchrun:
+        return
+    if spec.cluster.address is not None:
+        raise PlanError(
+            f"cluster.launcher=torchrun starts processes on this machine, but cluster.address={spec.cluster.address} "
+            "names a Ray cluster.",
+            "Set cluster.launcher=ray, or cluster.address=null.",
+        )
+    if spec.cluster.nodes > 1:
+        raise PlanError(
+            f"cluster.launcher=torchrun runs on one host, but cluster.nodes={spec.cluster.nodes}.",
+            "Set cluster.launcher=ray, or cluster.nodes=1.",
+        )
+
+
+def _check_nodes(spec: JobSpec, *, shared_storage: bool) -> None:
+    nodes = spec.cluster.nodes
+    if nodes == 1:
+        return
+    if not (shared_storage or spec.storage.shared or paths.is_url(spec.storage.path)):
+        raise PlanError(
+            f"cluster.nodes={nodes} needs storage that every node sees, but storage.path={spec.storage.path} lies on "
+            "this host's own disk: checkpoints of workers elsewhere would be lost.",
+            "Set storage.path to a shared folder or a URL (s3://bucket/runs); if it is shared, storage.shared=true.",
+        )
+    uri = spec.tracking.uri
+    if spec.tracking.enabled and (uri is None or uri.startswith("sqlite:")):
+        where = f"tracking.uri={uri}" if uri else "tracking.uri=null"
+        raise PlanError(
+            f"cluster.nodes={nodes} needs a tracking server: {where} is a SQLite file that only this host can write.",
+            "Set tracking.uri=http://host:5000 (mlflow server), or tracking.enabled=false.",
+        )
+    if spec.cluster.address is None:
+        raise PlanError(
+            f"cluster.nodes={nodes} needs a running Ray cluster: cluster.address=null starts one on this host only.",
+            "Set cluster.address=host:6379, or cluster.nodes=1.",
+        )
+
+
+# --- checks against the machine --------------------------------------------------------------------------------------
+
+
+def _check_precision(spec: JobSpec, inventory: Inventory, resources: WorkerResources) -> None:
+    precision = spec.precision.name
+    if precision is PrecisionName.fp16 and resources.gpus == 0:
+        hint = "Set precision=fp32 or precision=bf16."
+        if spec.cluster.gpus_per_worker is None and inventory.known:
+            raise MachineError("precision=fp16 needs GPUs, and there are none.", hint)
+        given = "null on a cluster that was not asked" if spec.cluster.gpus_per_worker is None else "0"
+        raise PlanError(
+            f"precision=fp16 needs GPUs, but cluster.gpus_per_worker={given}.",
+            f"{hint} Or set cluster.gpus_per_worker=1.",
+        )
+    if precision is PrecisionName.bf16 and resources.gpus > 0:
+        for gpu in inventory.gpus:
+            # (0, 0): a GPU that did not say what it can do.
+            if (0, 0) < gpu.capability < BF16_CAPABILITY:
+                major, minor = gpu.capability
+                raise MachineError(
+                    f"precision=bf16 needs GPUs of compute capability 8.0, but {gpu.name} has {major}.{minor}.",
+                    "Set precision=fp16 or precision=fp32.",
+                )
+
+
+def _gpu_shortage(workers: int, inventory: Inventory, resources: WorkerResources) -> str:
+    """Why so many workers do not fit the GPUs there are; empty when they do, or nobody knows."""
+    needed = workers * resources.gpus
+    if not inventory.known or needed <= len(inventory.gpus):
+        return ""
+    return (
+        f"{workers} workers with {resources.gpus:g} GPU each need {needed:g} GPUs, and there are {len(inventory.gpus)}"
+    )
+
+
+def _beyond_gpus(spec: JobSpec, inventory: Inventory, resources: WorkerResources) -> dict[int, str]:
+    """World sizes of a range that there are not enough GPUs for, provided that some smaller one fits."""
+    workers = WorkerRange.parse(spec.cluster.workers)
+    if workers is None or _gpu_shortage(workers.low, inventory, resources):
+        return {}
+    sizes = range(workers.low, workers.high + 1)
+    return {size: reason for size in sizes if (reason := _gpu_shortage(size, inventory, resources))}
+
+
+def _check_gpus(workers: int, inventory: Inventory, resources: WorkerResources) -> None:
+    shortage = _gpu_shortage(workers, inventory, resources)
+    if not shortage:
+        return
+    fitting = int(len(inventory.gpus) / resources.gpus)
+    change = f"cluster.workers={fitting}" if fitting else "cluster.gpus_per_worker=0 to train on CPUs"
+    raise MachineError(f"{shortage}.", f"Set {change}.")
+
+
+# --- notes -----------------------------------------------------------------------------------------------------------
+
+
+def _notes(
+    spec: JobSpec, inventory: Inventory, resources: WorkerResources, arrangements: batch.Arrangements
+) -> list[str]:
+    """What the person should know, but what stops nothing."""
+    notes = []
+    largest = arrangements.admissible[-1].mesh.world_size
+    if len(arrangements.admissible) > 1:
+        notes.append(f"The run starts with the largest admissible number of workers, {largest}.")
+    if not inventory.known:
+        notes.append("The cluster has not been asked what it holds: GPUs, CPUs and precision are unchecked.")
+        if spec.cluster.gpus_per_worker is None:
+            notes.append("Planned without GPUs; if the cluster has some, set cluster.gpus_per_worker=1.")
+        return notes
+    cpus = largest * resources.cpus
+    if cpus > inventory.cpus:
+        notes.append(f"{largest} workers ask for {cpus:g} CPUs, and there are {inventory.cpus}: they will share them.")
+    if spec.precision.name is PrecisionName.bf16 and resources.gpus == 0:
+        slow = [node.name for node in inventory.nodes if not node.fast_bf16]
+        if slow:
+            notes.append("bf16 on this CPU is 6-11 times slower than fp32 (it has neither AMX nor AVX512-BF16).")
+    if spec.strategy.name in deepspeed.OFFLOADS_OPTIMIZER and resources.gpus == 0:
+        notes.append(
+            f"strategy={spec.strategy.name.value} saves nothing without GPUs: all states are in host memory anyway."
+        )
+    return notes

@@ -1,0 +1,105 @@
+"""Checkpoints of a run: committed as a whole or not there, found again, the old ones removed.
+
+A checkpoint is a folder `step-00000120` with DeepSpeed's files and `state.json`; the latter is written last, so a
+folder without it is an unfinished one. On file systems the folder also gets its name only when it is complete.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from orchestrator.errors import PlanError
+from orchestrator.storage import LocalStore, Store
+
+STATE = "state.json"
+
+
+@dataclass(kw_only=True, slots=True)
+class Progress:
+    """What training knows beside the weights and the optimizer; the step number is also the position in the data."""
+
+    step: int = 0
+    best: float | None = None
+    best_step: int | None = None
+    stale: int = 0
+    """Evaluations since the monitored metric got better."""
+    evaluated_step: int = -1
+    """The last step whose weights were evaluated."""
+
+
+class Checkpoints:
+    """The checkpoints of one run, as one rank sees them. All ranks call `save` and `load`."""
+
+    def __init__(self, store: Store, *, rank: int, world_size: int, barrier: Callable[[], None], keep: int) -> None:
+        self._store = store
+        self._rank = rank
+        self._world_size = world_size
+        self._barrier = barrier
+        self._keep = keep
+
+    def names(self) -> list[str]:
+        """Committed checkpoints, oldest first."""
+        found = [name for name in self._store.list() if name.startswith("step-")]
+        return [name for name in found if self._store.exists(f"{name}/{STATE}")]
+
+    def last(self) -> str | None:
+        """The newest committed checkpoint."""
+        return (self.names() or [None])[-1]
+
+    def progress(self, name: str) -> Progress:
+        """What was known when a checkpoint was saved; refuses one that this world size cannot load."""
+        state = json.loads(self._store.read(f"{name}/{STATE}"))
+        if state["world_size"] != self._world_size:
+            raise PlanError(
+                f"Checkpoint {name} was saved by {state['world_size']} workers and cannot be loaded by {self._world_size}.",
+                f"Resume with cluster.workers={state['world_size']}.",
+            )
+        return Progress(**state["progress"])
+
+    def save(self, progress: Progress, write: Callable[[Path, str], None]) -> str:
+        """Commit a checkpoint that `write(folder, tag)` fills; returns its name."""
+        name = f"step-{progress.step:08d}"
+        if self._store.exists(f"{name}/{STATE}"):
+            return name
+        folder = self._writing_folder()
+        write(folder, name)
+        if not isinstance(self._store, LocalStore):
+            self._store.upload(folder / name, name)
+            shutil.rmtree(folder)
+        self._barrier()
+        if self._rank == 0:
+            self._commit(name, progress)
+            self._retire(progress)
+        self._barrier()
+        return name
+
+    def load(self, name: str, read: Callable[[Path, str], None]) -> None:
+        """Let `read(folder, tag)` take up a checkpoint."""
+        with tempfile.TemporaryDirectory(prefix="orchestrator-checkpoint-") as scratch:
+            read(self._store.download(name, Path(scratch)).parent, name)
+            self._barrier()
+
+    def _writing_folder(self) -> Path:
+        if isinstance(self._store, LocalStore):
+            return self._store.path / ".writing"
+        return Path(tempfile.mkdtemp(prefix="orchestrator-checkpoint-"))
+
+    def _commit(self, name: str, progress: Progress) -> None:
+        state = json.dumps({"world_size": self._world_size, "progress": asdict(progress)}, indent=2) + "\n"
+        if isinstance(self._store, LocalStore):
+            writing = self._store.path / ".writing"
+            (writing / name / STATE).write_text(state)
+            (writing / name).replace(self._store.path / name)
+        else:
+            self._store.write(f"{name}/{STATE}", state)
+
+    def _retire(self, progress: Progress) -> None:
+        best = f"step-{progress.best_step:08d}" if progress.best_step is not None else None
+        for name in self.names()[: -self._keep]:
+            if name != best:
+                self._store.remove(name)

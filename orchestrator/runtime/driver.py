@@ -1,0 +1,271 @@
+"""Carries a run out: starts workers, watches them, passes what they tell to people and to MLflow, and ends in order."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+from orchestrator import paths
+from orchestrator.config.schema import JobSpec
+from orchestrator.errors import MachineError, PlanError, RunFailedError, RunStoppedError
+from orchestrator.plan.types import Plan
+from orchestrator.runtime.context import Launch
+from orchestrator.runtime.launcher import Ended, Launcher, make_launcher
+from orchestrator.tracking import events
+from orchestrator.tracking.events import Event, EventReader
+from orchestrator.tracking.mlflow_sink import MlflowSink
+from orchestrator.tracking.runs import Attempt, RunRecord, Status
+from orchestrator.tracking.store import prepare, resolve_uri
+
+POLL_S = 0.1
+
+
+class View(Protocol):
+    """Who is shown what happens."""
+
+    def event(self, event: Event) -> None:
+        """Something happened in a worker."""
+
+    def say(self, text: str) -> None:
+        """The driver has something to tell."""
+
+
+class Interrupts:
+    """Counts Ctrl-C and SIGTERM instead of being ended by them; the second raises KeyboardInterrupt where it strikes."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        """Signal handler."""
+        self.count += 1
+        if self.count > 1:
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def installed(self) -> Iterator[Interrupts]:
+        """Handle both signals for the time of a block."""
+        before = {number: signal.signal(number, self) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def carry_out(record: RunRecord, plan: Plan, spec: JobSpec, view: View, launcher: Launcher | None = None) -> RunRecord:
+    """Run one attempt to its end. Raises RunFailedError, RunStoppedError or MachineError; the record tells all in any case."""
+    refuse_second_driver(record)
+    launcher = launcher or make_launcher(spec)
+    driver = Driver(record, plan, spec, view, launcher)
+    with Interrupts().installed() as interrupts:
+        try:
+            driver.start()
+            driver.watch(interrupts)
+        except BaseException as error:  # noqa: BLE001 - whatever ends the attempt is recorded, then raised again
+            driver.end(_status_after(error), str(error) or type(error).__name__)
+            if isinstance(error, KeyboardInterrupt):
+                raise RunStoppedError("Stopped at once, without saving.", driver.resume_hint()) from None
+            raise
+        driver.end(driver.outcome)
+        if driver.outcome is Status.stopped:
+            raise RunStoppedError(f"Saved at step {record.step} and stopped.", driver.resume_hint())
+    return record
+
+
+def refuse_second_driver(record: RunRecord) -> None:
+    """Two drivers of one run would write over each other."""
+    if not record.attempts or record.attempts[-1].ended is not None:
+        return
+    attempt = record.attempts[-1]
+    if attempt.host == socket.gethostname() and _is_alive(attempt.pid):
+        raise PlanError(
+            f"Run {record.id} is being trained by process {attempt.pid} on this machine.", "Stop that one first, with Ctrl-C."
+        )
+
+
+class Driver:
+    """One attempt at carrying a run out."""
+
+    def __init__(self, record: RunRecord, plan: Plan, spec: JobSpec, view: View, launcher: Launcher) -> None:
+        self.outcome = Status.running
+        self._record = record
+        self._plan = plan
+        self._spec = spec
+        self._view = view
+        self._launcher = launcher
+        self._store = record.store
+        self._events = EventReader(self._store)
+        self._sink: MlflowSink | None = None
+        self._started_workers = False
+        self._asked_to_stop = False
+        self._deadline = 0.0
+
+    def start(self) -> None:
+        """Open tracking and start the workers; both take seconds, so they go side by side."""
+        self._store.check_writable()
+        tracking = self._spec.tracking
+        tracked = resolve_uri(tracking.uri, self._spec.storage.path) if tracking.enabled else None
+        if tracked:
+            prepare(tracked, tracking.timeout_s)
+        attempt = self._begin_attempt()
+        self._events.poll()
+        self._view.say(f"starting {self._plan.preferred.world_size} workers")
+        launch = Launch(
+            run_id=self._record.id,
+            attempt=attempt.number,
+            root=self._record.root,
+            project=self._record.project,
+            world_size=attempt.world_size,
+            plan=self._plan.to_dict(),
+        )
+        self._launcher.start(launch, self._plan.resources)
+        self._deadline = time.monotonic() + self._spec.cluster.start_timeout_s
+        if tracked:
+            sink = MlflowSink(tracking, tracked, self._record, self._plan)
+            self._record.mlflow_run_id = sink.start()
+            self._record.tracking_uri = tracked.uri
+            self._record.save()
+            self._sink = sink
+
+    def watch(self, interrupts: Interrupts) -> None:
+        """Pass events on until the workers are gone."""
+        while True:
+            ended = self._launcher.poll()
+            self._pass_events()
+            if interrupts.count and not self._asked_to_stop:
+                self._ask_to_stop()
+            if ended:
+                break
+            if not self._started_workers and time.monotonic() > self._deadline:
+                raise MachineError(
+                    f"The workers have not started within cluster.start_timeout_s={self._spec.cluster.start_timeout_s:g}.",
+                    f"See {self._record.root}/{paths.LOGS}, or give them longer.",
+                )
+            time.sleep(POLL_S)
+        self._conclude(ended)
+
+    def end(self, status: Status, error: str = "") -> None:
+        """Write down how it ended, and let go of workers and tracking. Reports trouble with tracking; never raises for it."""
+        self._launcher.kill() if status is not Status.finished else self._launcher.close()
+        if not self._record.attempts:
+            return
+        self._pass_events()
+        attempt = self._record.attempts[-1]
+        attempt.ended, attempt.status, attempt.error = time.time(), status, error
+        self._record.status = status
+        self._record.save()
+        if self._sink:
+            self._finish_tracking(self._sink, status)
+
+    def resume_hint(self) -> str:
+        """What to type to go on."""
+        return f"Go on with: orchestrator resume {self._record.id}"
+
+    def _begin_attempt(self) -> Attempt:
+        attempt = Attempt(
+            number=len(self._record.attempts) + 1,
+            started=time.time(),
+            world_size=self._plan.preferred.world_size,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+        )
+        self._store.remove(paths.STOP)
+        self._record.attempts.append(attempt)
+        self._record.status = Status.running
+        self._record.save()
+        return attempt
+
+    def _pass_events(self) -> None:
+        for event in self._events.poll():
+            self._note(event)
+            if self._sink:
+                self._sink.record(event)
+            self._view.event(event)
+
+    def _note(self, event: Event) -> None:
+        record = self._record
+        if event.kind == events.STARTED:
+            self._started_workers = True
+        if event.step is not None:
+            record.step = event.step
+        if event.kind == events.CHECKPOINT:
+            record.last_checkpoint = event.data["name"]
+            if event.data["best"]:
+                record.best_checkpoint = event.data["name"]
+        if event.kind == events.FINISHED:
+            record.final_metrics = event.data["metrics"]
+            self.outcome = Status.stopped if event.data["reason"] == "stopped" else Status.finished
+
+    def _ask_to_stop(self) -> None:
+        self._asked_to_stop = True
+        if not self._started_workers:
+            raise KeyboardInterrupt
+        self._store.write(paths.STOP, "a person asked to stop\n")
+        self._view.say("saving a checkpoint and stopping; press Ctrl-C again to stop at once")
+
+    def _conclude(self, ended: Ended) -> None:
+        if self.outcome is Status.running:
+            raise self._failure(ended)
+
+    def _failure(self, ended: Ended) -> RunFailedError:
+        """The first worker's own exception, if it left one, or else what the launcher saw."""
+        number = self._record.attempts[-1].number
+        failures = [
+            json.loads(self._store.read(f"{paths.FAILURES}/{name}"))
+            for name in self._store.list(paths.FAILURES)
+            if name.startswith(f"attempt-{number}-")
+        ]
+        if not failures:
+            rank, cause = 0, ended.error or "the workers ended without a result"
+            message = f"Run {self._record.id} failed: {cause}."
+        else:
+            first = min(failures, key=lambda failure: failure["time"])
+            rank = first["rank"]
+            message = f"{first['type']}: {first['message']} (worker {rank}, {first['where']})"
+        log = f"{self._record.root}/{paths.worker_log(rank)}"
+        return RunFailedError(message, f"Traceback and log: {log}. {self.resume_hint()}.")
+
+    def _finish_tracking(self, sink: MlflowSink, status: Status) -> None:
+        logs = {name: self._store.read(f"{paths.LOGS}/{name}") for name in self._store.list(paths.LOGS)}
+        with tempfile.TemporaryDirectory(prefix="orchestrator-model-") as scratch:
+            if status is Status.finished and self._spec.tracking.log_model and self._store.exists(paths.MODEL):
+                self._view.say("recording the model")
+                sink.log_model(self._store.download(paths.MODEL, Path(scratch)))
+        for note in sink.finish(status, logs, self._record.final_metrics):
+            self._view.say(note)
+
+
+def _status_after(error: BaseException) -> Status:
+    return Status.stopped if isinstance(error, KeyboardInterrupt) else Status.failed
+
+
+def _is_alive(pid: int) -> bool:
+    import psutil
+
+    return psutil.pid_exists(pid) and pid != os.getpid()
+
+
+def summary(record: RunRecord) -> dict[str, Any]:
+    """What a person wants to know at the end."""
+    seconds = sum((attempt.ended or attempt.started) - attempt.started for attempt in record.attempts)
+    return {
+        "run": record.id,
+        "status": record.status.value,
+        "steps": record.step,
+        "seconds": round(seconds, 1),
+        "metrics": record.final_metrics,
+        "folder": record.root,
+        "checkpoint": record.best_checkpoint or record.last_checkpoint,
+        "mlflow_run_id": record.mlflow_run_id,
+        "tracking_uri": record.tracking_uri,
+    }

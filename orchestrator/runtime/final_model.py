@@ -1,0 +1,61 @@
+"""The final model as people take it along: weights as safetensors, and a description to rebuild and serve it by."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from orchestrator import paths
+from orchestrator.plan.types import Plan
+from orchestrator.runtime.engine import Engine
+from orchestrator.runtime.loader import make_batch, to_device
+from orchestrator.runtime.task import Dataset, Task
+from orchestrator.storage import Store
+
+FORMAT = 1
+
+
+def describe_model(task: Task, engine: Engine, dataset: Dataset, device: torch.device) -> dict[str, Any]:
+    """Names, types and shapes of the model's inputs and outputs, from one real item. All ranks take part."""
+    batch = to_device(make_batch(task, dataset, [0], pin=False), device)
+    inputs = task.inputs(batch)
+    engine.train(False)
+    with torch.no_grad():
+        outputs = engine.model(**inputs) if isinstance(inputs, dict) else engine.model(*_as_tuple(inputs))
+    return {"inputs": _tensor_specs(inputs, "input"), "outputs": _tensor_specs(outputs, "output")}
+
+
+def save_model(store: Store, state: dict[str, Tensor], plan: Plan, description: dict[str, Any]) -> None:
+    """Write the model's folder into run storage."""
+    from safetensors.torch import save_file
+
+    with tempfile.TemporaryDirectory(prefix="orchestrator-model-") as scratch:
+        folder = Path(scratch) / paths.MODEL
+        folder.mkdir()
+        save_file({name: value.contiguous() for name, value in state.items()}, folder / "model.safetensors")
+        record = {"format": FORMAT, "task": plan.task, "spec": plan.spec, **description}
+        (folder / "model.json").write_text(json.dumps(record, indent=2) + "\n")
+        store.upload(folder, paths.MODEL)
+
+
+def _as_tuple(value: Any) -> tuple[Any, ...]:
+    return tuple(value) if isinstance(value, (tuple, list)) else (value,)
+
+
+def _tensor_specs(value: Any, name: str) -> list[dict[str, Any]]:
+    if isinstance(value, dict):
+        named: Iterable[tuple[str, Any]] = value.items()
+    else:
+        parts = _as_tuple(value)
+        named = [(name if len(parts) == 1 else f"{name}_{k}", part) for k, part in enumerate(parts)]
+    return [
+        {"name": key, "dtype": str(part.dtype).removeprefix("torch."), "shape": [-1, *part.shape[1:]]}
+        for key, part in named
+        if isinstance(part, Tensor)
+    ]

@@ -1,0 +1,59 @@
+"""What this worker computes on, and the settings of torch and DeepSpeed that follow from it."""
+
+from __future__ import annotations
+
+import torch
+
+from orchestrator.config.schema import JobSpec, PrecisionName
+from orchestrator.errors import MachineError
+
+DTYPES = {PrecisionName.fp32: torch.float32, PrecisionName.bf16: torch.bfloat16, PrecisionName.fp16: torch.float16}
+
+
+def pick_device(local_rank: int, gpus_per_worker: float) -> torch.device:
+    """This worker's GPU when the plan gives it one, else the CPU."""
+    if gpus_per_worker <= 0:
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise MachineError(
+            f"The plan gives each worker {gpus_per_worker:g} GPU, but torch sees none on this node.",
+            "Check the driver and torch's CUDA build with: orchestrator doctor; or set cluster.gpus_per_worker=0.",
+        )
+    # A launcher that hides other workers' GPUs leaves one visible, whatever the local rank.
+    device = torch.device("cuda", local_rank % torch.cuda.device_count())
+    torch.cuda.set_device(device)
+    return device
+
+
+def check_precision(precision: PrecisionName, device: torch.device) -> None:
+    """Refuse number formats that the device cannot compute."""
+    if precision is PrecisionName.fp16 and device.type == "cpu":
+        raise MachineError("precision=fp16 does not run on a CPU.", "Choose precision=fp32.")
+    if precision is PrecisionName.bf16 and device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
+        raise MachineError(
+            f"precision=bf16 does not run on {torch.cuda.get_device_name(device)}.", "Choose precision=fp16 or fp32."
+        )
+
+
+def configure_torch(spec: JobSpec) -> None:
+    """Threads, TF32 and determinism, the same in every worker."""
+    torch.set_num_threads(spec.cluster.threads_per_worker)
+    torch.backends.cuda.matmul.allow_tf32 = spec.precision.tf32
+    torch.backends.cudnn.allow_tf32 = spec.precision.tf32
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+
+
+def forgo_compiled_ops() -> None:
+    """Keep DeepSpeed from compiling `deepspeed_shm_comm` on first use (about 100 s on a fresh machine).
+
+    Only `inference_all_reduce` uses that op. DeepSpeed builds it when its table of compatible ops says that it could.
+    """
+    import deepspeed.ops
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Make random numbers (dropout) depend on seed, step and rank alone, so that a resumed run needs no saved state."""
+    torch.manual_seed((seed * 1_000_003 + step) * 65_537 + rank)

@@ -1,0 +1,234 @@
+"""The training loop: steps, evaluations, checkpoints, and the ways it can end."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+import torch
+
+from orchestrator.config.schema import Every, JobSpec, MonitorMode
+from orchestrator.errors import ConfigError, did_you_mean
+from orchestrator.plan.schedule import lr_factor
+from orchestrator.plan.types import Row
+from orchestrator.runtime.checkpoint import Checkpoints, Progress
+from orchestrator.runtime.collective import Agreement, PendingSum
+from orchestrator.runtime.context import WorkerContext
+from orchestrator.runtime.engine import Engine
+from orchestrator.runtime.evaluation import evaluate
+from orchestrator.runtime.hardware import seed_step
+from orchestrator.runtime.loader import Window, make_window, prefetch, to_device
+from orchestrator.runtime.sampler import Sampler, ends_epoch
+from orchestrator.runtime.task import Dataset, Task
+from orchestrator.tracking import events
+from orchestrator.tracking.events import EventWriter
+
+DONE, EARLY, STOPPED = "done", "early_stopping", "stopped"
+"""Why training ended."""
+
+
+@dataclass(kw_only=True)
+class Parts:
+    """What a loop works with."""
+
+    ctx: WorkerContext
+    spec: JobSpec
+    row: Row
+    task: Task
+    engine: Engine
+    agreement: Agreement
+    checkpoints: Checkpoints
+    events: EventWriter | None
+    """Only rank 0 writes events."""
+    device: torch.device
+    train: Dataset
+    val: Dataset | None
+    total_steps: int
+
+    @property
+    def cell(self) -> int:
+        """Workers that compute one data-parallel share together."""
+        return self.row.mesh.tensor * self.row.mesh.pipeline
+
+    @property
+    def data_rank(self) -> int:
+        """Number of this worker's share of the data."""
+        return self.ctx.rank // self.cell
+
+    @property
+    def counts(self) -> bool:
+        """Whether this worker speaks for its share in sums over all workers."""
+        return self.ctx.rank % self.cell == 0
+
+    def emit(self, kind: str, step: int, **data: object) -> None:
+        """Record an event, on rank 0."""
+        if self.events:
+            self.events.emit(kind, step, **data)
+
+
+class Loop:
+    """Trains from `progress.step` to the end; `progress` is always what a checkpoint would say."""
+
+    def __init__(self, parts: Parts, progress: Progress) -> None:
+        self._parts = parts
+        self.progress = progress
+        self.metrics: dict[str, float] = {}
+        self._saved_at = progress.step if progress.step else -1
+        self._timed_steps = 0
+        self._timed_seconds = 0.0
+        self._sampler = Sampler(
+            size=len(parts.train), seed=parts.spec.job.seed, row=parts.row, data_rank=parts.data_rank
+        )
+
+    def run(self) -> str:
+        """Train until the plan is done, the metric has stopped getting better, or someone asks to stop."""
+        reason = self._steps()
+        if reason != STOPPED:
+            self._evaluate_if(True)
+        self._save_if(True)
+        return reason
+
+    def _steps(self) -> str:
+        parts = self._parts
+        steps = range(self.progress.step, parts.total_steps)
+        if self._is_stale():
+            return EARLY
+        windows = prefetch(self._make_window, steps)
+        try:
+            window = next(windows, None)
+            agreed = self._agree(window)
+            while window is not None:
+                count, stop = agreed.result()
+                if stop:
+                    return STOPPED
+                following = next(windows, None)
+                agreed = self._agree(following)
+                self._step(window, count)
+                window = following
+                self._evaluate_if(self._is_due(parts.spec.job.evaluate))
+                self._save_if(self._is_due(parts.spec.checkpoint.every))
+                if self._is_stale():
+                    return EARLY
+        finally:
+            windows.close()
+        return DONE
+
+    def _make_window(self, step: int) -> Window:
+        parts = self._parts
+        return make_window(parts.task, parts.train, self._sampler.window(step), parts.device.type == "cuda")
+
+    def _agree(self, window: Window | None) -> PendingSum:
+        """Begin to sum the window's count, and whether to stop before it, over the workers."""
+        count = window.count if window and self._parts.counts else 0
+        return self._parts.agreement.sum_later([float(count), float(self._parts.ctx.should_stop())])
+
+    def _step(self, window: Window, count: float) -> None:
+        """One optimizer step. `count`: items or tokens in it over all workers; each weighs the same."""
+        parts, job = self._parts, self._parts.spec.job
+        started = time.perf_counter()
+        lr = parts.spec.optimizer.lr * lr_factor(parts.spec.schedule, self.progress.step, parts.total_steps)
+        parts.engine.set_lr(lr)
+        seed_step(job.seed, self.progress.step, parts.ctx.rank)
+        total = torch.zeros((), dtype=torch.float64, device=parts.device)
+        for batch in window.batches:
+            loss = parts.task.loss(parts.engine.model, to_device(batch, parts.device))
+            # DeepSpeed averages gradients over the data-parallel ranks; times their number that is a sum again.
+            parts.engine.backward(loss * (parts.row.mesh.data / count))
+            parts.engine.step()
+            total += loss.detach()
+        self.progress.step += 1
+        self._timed_steps += 1
+        if self.progress.step % job.log_every == 0 or self.progress.step == parts.total_steps:
+            self._log(float(total) * parts.counts, count, lr, started)
+        else:
+            self._timed_seconds += time.perf_counter() - started
+
+    def _log(self, loss_sum: float, count: float, lr: float, started: float) -> None:
+        loss = self._parts.agreement.sum([loss_sum])[0] / count
+        grad_norm = self._parts.engine.grad_norm
+        step_time = (self._timed_seconds + time.perf_counter() - started) / self._timed_steps
+        self._timed_steps, self._timed_seconds = 0, 0.0
+        self._emit_metrics(
+            {
+                "train/loss": loss,
+                "train/learning_rate": lr,
+                "train/grad_norm": grad_norm,
+                "train/step_time": step_time,
+                "train/samples_per_second": self._parts.row.batch / step_time,
+            }
+        )
+        if not math.isfinite(loss):
+            self._parts.emit(events.NOTE, self.progress.step, message=f"the training loss is {loss}: lower optimizer.lr or set job.clip")
+
+    def _emit_metrics(self, metrics: dict[str, float]) -> None:
+        self.metrics.update(metrics)
+        self._parts.emit(events.METRICS, self.progress.step, metrics=metrics)
+
+    def _is_due(self, every: Every) -> bool:
+        step = self.progress.step
+        size = len(self._parts.train)
+        by_steps = every.steps is not None and step % every.steps == 0
+        by_epochs = every.epochs is not None and ends_epoch(step, self._parts.row.batch, size, every.epochs)
+        return by_steps or by_epochs
+
+    def _is_stale(self) -> bool:
+        patience = self._parts.spec.job.early_stopping.patience
+        return patience is not None and self.progress.stale >= patience
+
+    def _evaluate_if(self, due: bool) -> None:
+        parts = self._parts
+        if not due or parts.val is None or self.progress.evaluated_step == self.progress.step:
+            return
+        self.progress.evaluated_step = self.progress.step
+        metrics = self.evaluate_split(parts.val, "val")
+        self._judge(metrics)
+        parts.ctx.report(metrics)
+
+    def evaluate_split(self, dataset: Dataset, split: str) -> dict[str, float]:
+        """Evaluate and record one split."""
+        parts = self._parts
+        metrics = evaluate(
+            parts.task,
+            parts.engine,
+            parts.agreement,
+            dataset,
+            batch=parts.row.micro_batch,
+            data_rank=parts.data_rank,
+            data_size=parts.row.mesh.data,
+            counts=parts.counts,
+            device=parts.device,
+        )
+        named = {f"{split}/{name}": value for name, value in metrics.items()}
+        self._emit_metrics(named)
+        parts.emit(events.EVALUATED, self.progress.step, split=split, metrics=named)
+        return metrics
+
+    def _judge(self, metrics: dict[str, float]) -> None:
+        """Note whether the monitored metric got better; a best checkpoint is saved at once."""
+        job, progress = self._parts.spec.job, self.progress
+        value = metrics.get(job.monitor.metric)
+        if value is None:
+            raise ConfigError(
+                f"job.monitor.metric={job.monitor.metric} is not a metric of this task.",
+                did_you_mean(job.monitor.metric, list(metrics)),
+            )
+        sign = 1 if job.monitor.mode is MonitorMode.max else -1
+        gain = math.inf if progress.best is None else sign * (value - progress.best)
+        if not (gain > job.early_stopping.min_delta):
+            progress.stale += 1
+        else:
+            progress.stale = 0
+        if gain > 0:
+            progress.best, progress.best_step = value, progress.step
+            if self._parts.spec.checkpoint.best:
+                self._save_if(True)
+
+    def _save_if(self, due: bool) -> None:
+        parts, progress = self._parts, self.progress
+        if not due or self._saved_at == progress.step:
+            return
+        self._saved_at = progress.step
+        name = parts.checkpoints.save(progress, parts.engine.save)
+        parts.emit(events.CHECKPOINT, progress.step, name=name, best=progress.best_step == progress.step)
+        parts.ctx.report({}, checkpoint=name)

@@ -1,0 +1,143 @@
+"""What each worker does: build the parts the plan names, train, and leave the final model. Knows nothing of Ray."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from orchestrator import paths
+from orchestrator.config import load, targets
+from orchestrator.config.schema import JobSpec
+from orchestrator.errors import ConfigError
+from orchestrator.plan import schedule
+from orchestrator.plan.types import Plan, Row
+from orchestrator.runtime.checkpoint import Checkpoints, Progress
+from orchestrator.runtime.collective import Agreement
+from orchestrator.runtime.context import WorkerContext
+from orchestrator.runtime.engine import Engine
+from orchestrator.runtime.final_model import describe_model, save_model
+from orchestrator.runtime.hardware import check_precision, configure_torch, pick_device
+from orchestrator.runtime.loop import STOPPED, Loop, Parts
+from orchestrator.runtime.sampler import total_steps
+from orchestrator.runtime.task import Dataset, Task
+from orchestrator.storage import open_store
+from orchestrator.tracking import events
+from orchestrator.tracking.events import EventWriter
+from orchestrator.tracking.system import SystemMonitor
+
+
+def train(ctx: WorkerContext) -> None:
+    """Carry out the plan on this worker."""
+    plan = Plan.from_dict(ctx.launch.plan)
+    spec = load.spec_from_dict(plan.spec)
+    row = plan.row(ctx.world_size)
+    configure_torch(spec)
+    device = pick_device(ctx.local_rank, plan.resources.gpus)
+    check_precision(spec.precision.name, device)
+    task: Task = targets.bind(plan.spec, project=Path(ctx.launch.project)).task()
+    monitor = _watch_system(ctx, spec)
+    try:
+        _train(ctx, plan, spec, row, task, device)
+    finally:
+        if monitor:
+            monitor.stop()
+
+
+def _train(ctx: WorkerContext, plan: Plan, spec: JobSpec, row: Row, task: Task, device: torch.device) -> None:
+    agreement = Agreement()
+    parts = Parts(
+        ctx=ctx,
+        spec=spec,
+        row=row,
+        task=task,
+        engine=Engine(task, spec, row, device),
+        agreement=agreement,
+        checkpoints=Checkpoints(
+            ctx.checkpoints, rank=ctx.rank, world_size=ctx.world_size, barrier=agreement.barrier, keep=spec.checkpoint.keep
+        ),
+        events=EventWriter(open_store(ctx.launch.root), "rank-0", ctx.launch.attempt) if ctx.rank == 0 else None,
+        device=device,
+        train=_training_data(task),
+        val=_optional(task, "val"),
+        total_steps=0,
+    )
+    parts.total_steps = total_steps(len(parts.train), row.batch, spec.job.epochs, spec.job.steps)
+    schedule.check(spec.schedule, parts.total_steps)
+    loop = Loop(parts, _resume(parts))
+    _announce(parts, loop.progress)
+    reason = loop.run()
+    if reason != STOPPED:
+        _finish(parts, loop, plan)
+    parts.emit(
+        events.FINISHED, loop.progress.step, reason=reason, metrics=loop.metrics, best_step=loop.progress.best_step
+    )
+    if parts.events:
+        parts.events.flush()
+    parts.engine.close()
+
+
+def _training_data(task: Task) -> Dataset:
+    dataset = task.dataset("train")
+    if dataset is None or len(dataset) == 0:
+        raise ConfigError("The training split is empty.", "Check the data settings and the source they point to.")
+    return dataset
+
+
+def _optional(task: Task, split: str) -> Dataset | None:
+    dataset = task.dataset(split)
+    return dataset if dataset is not None and len(dataset) else None
+
+
+def _resume(parts: Parts) -> Progress:
+    """Take up the newest checkpoint of this run, if there is one."""
+    name = parts.checkpoints.last()
+    parts.agreement.barrier()
+    if name is None:
+        return Progress()
+    progress = parts.checkpoints.progress(name)
+    parts.checkpoints.load(name, parts.engine.load)
+    return progress
+
+
+def _announce(parts: Parts, progress: Progress) -> None:
+    parts.emit(
+        events.STARTED,
+        progress.step,
+        world_size=parts.ctx.world_size,
+        total_steps=parts.total_steps,
+        steps_per_epoch=len(parts.train) / parts.row.batch,
+        device=str(parts.device),
+        parameters=sum(getattr(p, "ds_numel", p.numel()) for p in parts.engine.model.parameters()),
+    )
+
+
+def _finish(parts: Parts, loop: Loop, plan: Plan) -> None:
+    """Go back to the best weights, evaluate them on the test split, and write the final model."""
+    progress = loop.progress
+    if parts.spec.checkpoint.best and progress.best_step not in (None, progress.step):
+        name = f"step-{progress.best_step:08d}"
+        if name in parts.checkpoints.names():
+            parts.checkpoints.load(name, parts.engine.load)
+    test = _optional(parts.task, "test")
+    if test is not None:
+        loop.evaluate_split(test, "test")
+    description = describe_model(parts.task, parts.engine, parts.train, parts.device)
+    state = parts.engine.whole_state()
+    if parts.ctx.rank == 0:
+        description |= {"step": progress.best_step or progress.step, "metrics": loop.metrics}
+        save_model(open_store(parts.ctx.launch.root), state, plan, description)
+
+
+def _watch_system(ctx: WorkerContext, spec: JobSpec) -> SystemMonitor | None:
+    """Record system metrics, from one worker of each node."""
+    if ctx.local_rank != 0 or not spec.tracking.system_metrics:
+        return None
+    writer = EventWriter(open_store(ctx.launch.root), f"node-{ctx.node_rank}", ctx.launch.attempt)
+    monitor = SystemMonitor(
+        lambda metrics: writer.emit(events.METRICS, None, metrics=metrics),
+        spec.tracking.system_metrics_interval_s,
+        ctx.node_rank,
+    )
+    monitor.start()
+    return monitor

@@ -1,0 +1,157 @@
+"""Runs in run storage: their records, how they are created, found and listed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from orchestrator import paths
+from orchestrator.errors import StorageError, UnknownRunError, nearest
+from orchestrator.plan.types import Plan
+from orchestrator.storage import Store, open_store
+
+
+class Status(Enum):
+    """Where a run stands."""
+
+    created = "created"
+    running = "running"
+    finished = "finished"
+    failed = "failed"
+    stopped = "stopped"
+
+
+@dataclass(kw_only=True, slots=True)
+class Attempt:
+    """One try at carrying the plan out. The number fences: an older attempt's writes are stale."""
+
+    number: int
+    started: float
+    ended: float | None = None
+    status: Status = Status.running
+    world_size: int
+    host: str
+    pid: int
+    error: str = ""
+
+
+@dataclass(kw_only=True, slots=True)
+class RunRecord:
+    """What is known of a run, apart from its plan and its events."""
+
+    id: str
+    job: str
+    created: float
+    status: Status
+    root: str
+    """The run's own folder or URL."""
+    project: str
+    """Folder of the user's code."""
+    plan_digest: str
+    attempts: list[Attempt] = field(default_factory=list)
+    mlflow_run_id: str = ""
+    tracking_uri: str = ""
+    final_metrics: dict[str, float] = field(default_factory=dict)
+    best_checkpoint: str = ""
+    last_checkpoint: str = ""
+    step: int = 0
+
+    @property
+    def store(self) -> Store:
+        """The run's folder."""
+        return open_store(self.root)
+
+    @property
+    def plan(self) -> Plan:
+        """The plan it carries out."""
+        return Plan.from_json(self.store.read(paths.PLAN), f"{self.root}/{paths.PLAN}")
+
+    def save(self) -> None:
+        """Write the record, all or nothing."""
+        self.store.write(paths.RECORD, json.dumps(self.to_dict(), indent=2) + "\n")
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data, ready for JSON."""
+        data = dataclasses.asdict(self)
+        data["status"] = self.status.value
+        for attempt in data["attempts"]:
+            attempt["status"] = attempt["status"].value
+        return data
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> RunRecord:
+        """Read what `to_dict` wrote."""
+        attempts = [Attempt(**{**attempt, "status": Status(attempt["status"])}) for attempt in data["attempts"]]
+        return cls(**{**data, "status": Status(data["status"]), "attempts": attempts})
+
+
+def new_id(job: str, clock: Callable[[], float] = time.time) -> str:
+    """A run id that sorts by time and that nobody else has: digits-20260131-154501-3f2a."""
+    return f"{job}-{time.strftime('%Y%m%d-%H%M%S', time.localtime(clock()))}-{secrets.token_hex(2)}"
+
+
+def create(plan: Plan, run_id: str | None = None, clock: Callable[[], float] = time.time) -> RunRecord:
+    """Make the run's folder with plan, config and record. Nothing is started."""
+    storage = paths.absolute(plan.spec["storage"]["path"])
+    run_id = run_id or new_id(plan.job, clock)
+    record = RunRecord(
+        id=run_id,
+        job=plan.job,
+        created=clock(),
+        status=Status.created,
+        root=f"{storage}/{run_id}",
+        project=str(paths.project_dir()),
+        plan_digest=plan.digest,
+    )
+    store = record.store
+    if store.exists(paths.RECORD):
+        raise StorageError(f"Run {run_id} exists already in {storage}.", "Choose another id, or go on with: orchestrator resume.")
+    import yaml
+
+    store.write(paths.PLAN, plan.to_json())
+    store.write(paths.CONFIG, yaml.safe_dump(plan.spec, sort_keys=False))
+    record.save()
+    return record
+
+
+def load(storage: str, run_id: str) -> RunRecord:
+    """The record of one run. A unique beginning of its id is enough; `last` is the newest run."""
+    known = ids(storage)
+    if run_id == "last" and known:
+        return max(list_runs(storage), key=lambda record: record.created)
+    matches = [known_id for known_id in known if known_id == run_id] or [
+        known_id for known_id in known if known_id.startswith(run_id)
+    ]
+    if len(matches) > 1:
+        raise UnknownRunError(f"Run id {run_id!r} is ambiguous: {', '.join(matches)}.", "Give more of it.")
+    if not matches:
+        hint = f"Nearest: {', '.join(nearest(run_id, known))}." if known else "There are no runs yet."
+        raise UnknownRunError(
+            f"There is no run {run_id!r} in {paths.absolute(storage)}.", f"{hint} List them with: orchestrator runs."
+        )
+    return _read(storage, matches[0])
+
+
+def ids(storage: str) -> list[str]:
+    """Ids of all runs in a storage folder."""
+    store = open_store(paths.absolute(storage))
+    return [name for name in store.list() if name != paths.TRACKING and store.exists(f"{name}/{paths.RECORD}")]
+
+
+def list_runs(storage: str) -> list[RunRecord]:
+    """All runs, oldest first."""
+    return sorted((_read(storage, run_id) for run_id in ids(storage)), key=lambda record: record.created)
+
+
+def _read(storage: str, run_id: str) -> RunRecord:
+    root = f"{paths.absolute(storage)}/{run_id}"
+    try:
+        return RunRecord.from_dict(json.loads(open_store(root).read(paths.RECORD)))
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise StorageError(f"The record of run {run_id} cannot be read: {error}.", f"Look at {root}/{paths.RECORD}.") from error

@@ -1,0 +1,132 @@
+"""What every launcher promises, as one suite that each launcher's tests inherit."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from orchestrator import paths
+from orchestrator.errors import MachineError
+from orchestrator.plan.types import WorkerResources
+from orchestrator.runtime.context import Launch
+from orchestrator.runtime.launcher import Ended, Launcher
+from orchestrator.runtime.ray_launcher import RayLauncher
+from orchestrator.runtime.torchrun import TorchrunLauncher
+
+REPOSITORY = Path(__file__).parents[2]
+RESOURCES = WorkerResources(cpus=1, gpus=0, threads=1)
+PLAN = {"resources": {"cpus": 1, "gpus": 0, "threads": 1}, "anything": [1, 2]}
+
+
+def launch(root: Path, entry: str) -> Launch:
+    return Launch(
+        run_id="probe-1",
+        attempt=3,
+        root=str(root),
+        project=str(REPOSITORY),
+        world_size=2,
+        plan=PLAN,
+        entry=f"tests.integration.probes:{entry}",
+    )
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it took too long"
+        time.sleep(0.05)
+
+
+def wait_for_end(launcher: Launcher) -> Ended:
+    wait_until(launcher.poll)
+    ended = launcher.poll()
+    assert ended
+    return ended
+
+
+def read(root: Path, name: str) -> dict[str, object]:
+    data: dict[str, object] = json.loads((root / name).read_text())
+    return data
+
+
+class LauncherContract:
+    """Inherit it and provide a `launcher` fixture."""
+
+    def test_workers_see_their_world(self, launcher: Launcher, tmp_path: Path) -> None:
+        launcher.start(launch(tmp_path, "tell_facts"), RESOURCES)
+        assert wait_for_end(launcher) == Ended()
+        facts = [read(tmp_path, f"facts-{rank}.json") for rank in (0, 1)]
+        assert [fact["rank"] for fact in facts] == [0, 1]
+        assert [fact["local_rank"] for fact in facts] == [0, 1]
+        assert {fact["pid"] for fact in facts} != {facts[0]["pid"]}
+        for fact in facts:
+            assert fact["world_size"] == 2
+            assert fact["node_rank"] == 0
+            assert (fact["run_id"], fact["attempt"]) == ("probe-1", 3)
+            assert fact["plan"] == PLAN
+            assert fact["should_stop"] is False
+            assert fact["sum_over_ranks"] == 3
+        checkpoints = tmp_path / paths.CHECKPOINTS
+        assert {path.name for path in checkpoints.iterdir()} == {"from-0", "from-1"}
+        assert "words of worker 1" in (tmp_path / paths.worker_log(1)).read_text()
+
+    def test_a_stop_request_reaches_every_worker(self, launcher: Launcher, tmp_path: Path) -> None:
+        launcher.start(launch(tmp_path, "wait_for_stop"), RESOURCES)
+        wait_until(lambda: all((tmp_path / f"ready-{rank}.json").exists() for rank in (0, 1)))
+        assert launcher.poll() is None
+        (tmp_path / paths.STOP).write_text("please\n")
+        assert wait_for_end(launcher) == Ended()
+        assert all(read(tmp_path, f"stopped-{rank}.json")["asked"] for rank in (0, 1))
+
+    def test_a_failure_is_kept_with_its_rank_and_place(self, launcher: Launcher, tmp_path: Path) -> None:
+        launcher.start(launch(tmp_path, "fail_on_rank_1"), RESOURCES)
+        assert wait_for_end(launcher).error
+        failure = read(tmp_path, paths.failure(3, 1))
+        assert (failure["rank"], failure["type"], failure["message"]) == (1, "ValueError", "the seventh batch is empty")
+        assert str(failure["where"]).startswith(str(REPOSITORY / "tests/integration/probes.py") + ":")
+        assert "fail_on_rank_1" in str(failure["traceback"])
+
+    def test_kill_ends_the_workers(self, launcher: Launcher, tmp_path: Path) -> None:
+        launcher.start(launch(tmp_path, "wait_for_stop"), RESOURCES)
+        wait_until(lambda: all((tmp_path / f"ready-{rank}.json").exists() for rank in (0, 1)))
+        pids = [int(str(read(tmp_path, f"ready-{rank}.json")["pid"])) for rank in (0, 1)]
+        launcher.kill()
+        launcher.kill()
+        wait_until(lambda: not any(psutil.pid_exists(pid) for pid in pids), 30)
+
+
+class TestTorchrun(LauncherContract):
+    @pytest.fixture
+    def launcher(self) -> Iterator[Launcher]:
+        launcher = TorchrunLauncher()
+        yield launcher
+        launcher.close()
+
+    def test_its_workers_never_import_ray(self, launcher: Launcher, tmp_path: Path) -> None:
+        launcher.start(launch(tmp_path, "tell_facts"), RESOURCES)
+        wait_for_end(launcher)
+        assert read(tmp_path, "facts-0.json")["ray_imported"] is False
+
+
+class TestRay(LauncherContract):
+    @pytest.fixture
+    def launcher(self, ray_address: str) -> Iterator[Launcher]:
+        launcher = RayLauncher(ray_address)
+        yield launcher
+        launcher.close()
+
+    def test_more_than_the_cluster_has_is_refused(self, launcher: Launcher, tmp_path: Path) -> None:
+        launcher.start(launch(tmp_path, "tell_facts"), WorkerResources(cpus=3, gpus=0, threads=1))
+        with pytest.raises(MachineError, match=r"2 workers with 3 CPU each need 6, but the cluster has 4"):
+            wait_until(launcher.poll)
+
+    def test_a_dead_address_is_refused(self, tmp_path: Path) -> None:
+        launcher = RayLauncher("127.0.0.1:1")
+        launcher.start(launch(tmp_path, "tell_facts"), RESOURCES)
+        with pytest.raises(MachineError, match=r"cluster.address=127.0.0.1:1 cannot be reached"):
+            wait_until(launcher.poll)
