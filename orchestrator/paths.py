@@ -45,7 +45,7 @@ def shipped_conf() -> Path:
 
 
 def pins() -> Path | None:
-    """The file of exact versions we are tested with: in the package when installed from a wheel, beside it in a checkout."""
+    """The file of exact versions we are tested with: inside the package, or beside it in a checkout."""
     installed = Path(__file__).parent / "_constraints.txt"
     file = installed if installed.is_file() else Path(__file__).parent.parent / "constraints.txt"
     return file if file.is_file() else None

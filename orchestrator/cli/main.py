@@ -106,8 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     quiet_telemetry(os.environ)
     args = list(sys.argv[1:] if argv is None else argv)
-    verbose = not {"-v", "--verbose"}.isdisjoint(args)
-    if verbose:
+    if _verbose(args):
         _log_everything()
     if f"_{_program()}_COMPLETE".upper() in os.environ:
         importlib.import_module("orchestrator.cli.completion")  # registers our bash completion with click
@@ -126,13 +125,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         return _report(error, error.format_message(), _usage_hint(error), error.exit_code, args)
     except Exception as error:  # noqa: BLE001  the process boundary: a bug is told as a bug, with its traceback kept
-        return _report(error, *_bug(error, verbose), BUG, args)
+        return _report(error, *_bug(error, args), BUG, args)
 
 
 def _program() -> str:
     """The name we were called by: completion scripts depend on it."""
     name = Path(sys.argv[0]).name
     return name if name in ("orchestrator", "orch") else "orchestrator"
+
+
+def _verbose(args: Sequence[str]) -> bool:
+    """Read from the command line itself, since it also counts when the command line is wrong."""
+    return "-v" in args or "--verbose" in args
 
 
 def _log_everything() -> None:
@@ -155,6 +159,8 @@ def _say(line: str, code: int) -> int:
 
 def _report(error: Exception, message: str, hint: str, code: int, args: Sequence[str]) -> int:
     """Tell an error on stderr, and as JSON on stdout for callers that asked for JSON."""
+    if _verbose(args) and not isinstance(error, click.ClickException):
+        click.echo(_trace(error), err=True, nl=False)
     if "--json" in args:
         kind = "UsageError" if isinstance(error, click.ClickException) else type(error).__name__
         click.echo(json.dumps({"error": {"type": kind, "message": message, "hint": hint}}, indent=2))
@@ -171,21 +177,28 @@ def _usage_hint(error: click.ClickException) -> str:
     return f"See: {context.command_path} --help" if context else ""
 
 
-def _bug(error: Exception, verbose: bool) -> tuple[str, str]:
+def _bug(error: Exception, args: Sequence[str]) -> tuple[str, str]:
     """Message and hint for an exception that nobody expected."""
+    message = f"{type(error).__name__}: {error}"
+    if _verbose(args):
+        return message, "This is a bug; please report it with the lines above."
+    return message, f"This is a bug; please report it. Traceback: {_keep(_trace(error))} (or run again with -v)."
+
+
+def _trace(error: Exception) -> str:
     import traceback
 
-    trace = "".join(traceback.format_exception(error))
-    message = f"{type(error).__name__}: {error}"
-    if verbose:
-        click.echo(trace, err=True, nl=False)
-        return message, "This is a bug in orchestrator or in the code it called; please report it with the lines above."
+    return "".join(traceback.format_exception(error))
+
+
+def _keep(text: str) -> str:
+    """Write to a file that stays, and name it."""
     import tempfile
 
     handle, path = tempfile.mkstemp(prefix="orchestrator-", suffix=".log")
     with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(trace)
-    return message, f"This is a bug; please report it. Traceback: {path} (or run again with -v)."
+        file.write(text)
+    return path
 
 
 if __name__ == "__main__":

@@ -145,12 +145,16 @@ def _checkpoints(spec: dict[str, Any]) -> str:
     checkpoint = _section(spec, "checkpoint")
     if not checkpoint:
         return ""
-    every = [f"every {count:g} {unit}" for unit, count in (checkpoint.get("every") or {}).items() if count]
+    every = [_interval(count, unit) for unit, count in (checkpoint.get("every") or {}).items() if count]
     parts = [" and ".join([*every, "at the end"]), f"the newest {checkpoint.get('keep')} kept"]
     if checkpoint.get("best"):
         monitor = _section(spec, "job").get("monitor") or {}
         parts.append(f"and the best ({_text(monitor.get('mode') or 'min')} {monitor.get('metric') or 'loss'})")
     return ", ".join(parts)
+
+
+def _interval(count: int, unit: str) -> str:
+    return f"every {unit.removesuffix('s')}" if count == 1 else f"every {count} {unit}"
 
 
 def _tracking(tracking: dict[str, Any]) -> str:

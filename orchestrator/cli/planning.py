@@ -28,10 +28,17 @@ def make_plan(config: ConfigArgs, *, check_targets: bool = True) -> Plan:
         loaded.spec,
         inventory.for_spec(loaded.spec),
         environment=inventory.versions(),
-        shared_storage=storage.shared or inventory.is_shared_filesystem(paths.absolute(storage.path)),
+        shared_storage=storage.shared or _shared(paths.absolute(storage.path)),
         project=paths.project_dir(),
     )
     return _checked(plan, loaded) if check_targets else plan
+
+
+def _shared(path: str) -> bool:
+    """Whether every node sees a storage path, as far as its form or its file system tells."""
+    from orchestrator.cluster import inventory
+
+    return paths.is_url(path) or inventory.is_shared_filesystem(path)
 
 
 def _checked(plan: Plan, loaded: Loaded) -> Plan:

@@ -202,13 +202,13 @@ def storage_writable(path: str) -> Finding:
     """Whether runs can be written."""
     from orchestrator.storage import open_store
 
-    fresh = not paths.is_url(path) and not Path(path).exists()
+    kept = None if paths.is_url(path) else _existing(Path(path))
     try:
         open_store(path).check_writable()
     except OrchestratorError as error:
         return _problem("storage", error.message, error.hint)
-    if fresh:
-        _remove_if_empty(Path(path))
+    if kept:
+        _remove_empty(Path(path), up_to=kept)
     return _ok("storage", f"{path} can be written")
 
 
@@ -330,10 +330,11 @@ def _existing(path: Path) -> Path:
     return next(folder for folder in (path, *path.parents) if folder.exists())
 
 
-def _remove_if_empty(path: Path) -> None:
-    """Take back the folder that the probe made: looking must leave nothing behind."""
-    if path.is_dir() and not any(path.iterdir()):
+def _remove_empty(path: Path, up_to: Path) -> None:
+    """Take back the folders that the probe made: looking must leave nothing behind."""
+    while path != up_to and not any(path.iterdir()):
         path.rmdir()
+        path = path.parent
 
 
 def machine() -> str:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 TIMEOUT_S = 60.0
+MARK = "facts: "
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,7 +29,7 @@ def ask(packages: tuple[str, ...]) -> dict[str, Answer]:
     """Import each package in its own process, all at once, and bring home what they say."""
     started = {
         package: subprocess.Popen(
-            [sys.executable, "-m", __name__, package], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [sys.executable, "-P", "-m", __name__, package], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
         for package in packages
     }
@@ -42,8 +43,9 @@ def _answer(process: subprocess.Popen[str]) -> Answer:
         process.kill()
         process.communicate()
         return Answer(error=f"its import did not end within {TIMEOUT_S:g} s")
-    if process.returncode == 0 and out.strip():
-        return Answer(facts=json.loads(out.splitlines()[-1]))
+    said = [line for line in out.splitlines() if line.startswith(MARK)]  # some packages print lines of their own
+    if process.returncode == 0 and said:
+        return Answer(facts=json.loads(said[0].removeprefix(MARK)))
     lines = err.strip().splitlines()
     return Answer(error=lines[-1] if lines else f"its import ended with exit code {process.returncode}")
 
@@ -59,8 +61,15 @@ def _torch() -> dict[str, Any]:
         "cuda": torch.cuda.is_available(),
         "gpus": [{"name": gpu.name, "memory": gpu.total_memory, "capability": [gpu.major, gpu.minor]} for gpu in gpus],
         "gloo": dist.is_available() and dist.is_gloo_available(),
-        "nccl": list(torch.cuda.nccl.version()) if dist.is_available() and dist.is_nccl_available() else None,
+        "nccl": _nccl() if dist.is_available() and dist.is_nccl_available() else None,
     }
+
+
+def _nccl() -> list[int]:
+    from torch.cuda import nccl
+
+    version: Any = nccl.version  # torch leaves it untyped
+    return list(version())
 
 
 def _deepspeed() -> dict[str, Any]:
@@ -99,4 +108,4 @@ PROBES: dict[str, Callable[[], dict[str, Any]]] = {
 
 
 if __name__ == "__main__":
-    print(json.dumps(PROBES[sys.argv[1]]()))
+    print(MARK + json.dumps(PROBES[sys.argv[1]]()))

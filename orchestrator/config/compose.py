@@ -11,25 +11,26 @@ import io
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import yaml
 from hydra import version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.config_repository import CachingConfigRepository
+from hydra._internal.config_repository import CachingConfigRepository, IConfigRepository
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
-from hydra.core.default_element import ResultDefault
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobRuntime, setup_globals
-from hydra.errors import ConfigCompositionException, OverrideParseException
+from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -38,6 +39,8 @@ from orchestrator import paths
 from orchestrator.config import diagnose, keys
 from orchestrator.config.provenance import ConfigFile, Origins, shown
 from orchestrator.config.schema import JobSpec
+from orchestrator.config.spec import on_schema
+from orchestrator.config.values import in_value
 from orchestrator.errors import ConfigError, did_you_mean
 
 ConfigStore.instance().store(name="schema", node=JobSpec, provider="orchestrator")
@@ -68,9 +71,9 @@ def compose(overrides: Sequence[str], config_name: str, config_dir: str | None) 
     _check_choices(choices, repo)
     _check_settings(settings, repo)
     choices = list(_without_needless_plus(choices, loader, config_name))
-    config, files = _compose_files(loader, repo, config_name, choices)
+    config, find_files = _compose_files(loader, repo, config_name, choices)
     _apply(settings, config)
-    origins = Origins(files=files, given=[diagnose.given(override) for override in settings])
+    origins = Origins(find_files=find_files, given=[diagnose.given(override) for override in settings])
     lines = [str(override.input_line) for override in [*choices, *settings]]
     return Composition(config=config, origins=origins, lines=lines)
 
@@ -138,7 +141,7 @@ def _without_needless_plus(
     if not added:
         return choices
     others = [str(override.input_line) for override in choices if override not in added]
-    with _file_errors():
+    with _file_errors(loader.repository):
         try:
             known = loader.compute_defaults_list(config_name, others, RunMode.RUN).overrides.known_choices
         except ConfigCompositionException:
@@ -163,7 +166,7 @@ def _apply(settings: Sequence[Override], config: DictConfig) -> None:
             _refuse_part_of_null(override, config)
             ConfigLoaderImpl._apply_overrides_to_config([override], config)
         except OmegaConfBaseException as error:
-            raise diagnose.in_value(error, Origins(given=[diagnose.given(override)])) from error
+            raise in_value(error, Origins(given=[diagnose.given(override)])) from error
         except ConfigCompositionException as error:
             raise diagnose.in_override(error, override, present_keys(config)) from error
 
@@ -212,11 +215,14 @@ def _readable(config_dir: str) -> Path:
 
 
 def _repository(loader: ConfigLoaderImpl, config_name: str, own: Sequence[Override]) -> CachingConfigRepository:
-    with warnings.catch_warnings(), _file_errors():
+    with warnings.catch_warnings(), _file_errors(loader.repository):
         # A search path that is not there is an error to us, just below.
         warnings.simplefilter("ignore", UserWarning)
         lines = [str(override.input_line) for override in own]
-        _, repo = loader._parse_overrides_and_create_caching_repo(config_name, lines)
+        try:
+            _, repo = loader._parse_overrides_and_create_caching_repo(config_name, lines)
+        except ConfigCompositionException as error:
+            raise ConfigError(f"{diagnose.first_line(error)}.", "Write hydra.searchpath=[folder, ...].") from error
     for source in repo.get_sources():
         if not source.available():
             raise ConfigError(f"hydra.searchpath names {source.path}, which is not there.", "Correct it, or create it.")
@@ -225,53 +231,59 @@ def _repository(loader: ConfigLoaderImpl, config_name: str, own: Sequence[Overri
 
 def _compose_files(
     loader: ConfigLoaderImpl, repo: CachingConfigRepository, config_name: str, choices: Sequence[Override]
-) -> tuple[DictConfig, list[ConfigFile]]:
+) -> tuple[DictConfig, Callable[[], list[ConfigFile]]]:
     lines = [str(override.input_line) for override in choices]
-    files: list[ConfigFile] = []
+    find_files = partial(_files, loader, repo, config_name, lines)
     try:
-        with _file_errors():
-            defaults = loader.compute_defaults_list(config_name, lines, RunMode.RUN)
-            files = list(_files(defaults.defaults, repo))
+        with _file_errors(repo):
             config = loader.load_configuration(config_name, lines, RunMode.RUN)
             HydraConfig.instance().set_config(config)
-            return _typed(config), files
+            return _typed(config), find_files
     except (ConfigCompositionException, OmegaConfBaseException) as error:
         own = [diagnose.given(override) for override in choices if override.is_hydra_override()]
-        at = diagnose.Files(repo=repo, overrides=choices, origins=Origins(files=files, given=own))
+        at = diagnose.Files(repo=repo, overrides=choices, origins=Origins(find_files=find_files, given=own))
         raise diagnose.in_files(error, at) from error
 
 
 def _typed(config: DictConfig) -> DictConfig:
     """The job's part of the config, on the schema: a project's own config.yaml need not name it."""
-    plain = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-    typed = OmegaConf.merge(OmegaConf.structured(JobSpec), plain)
-    assert isinstance(typed, DictConfig)
+    # Merged as plain data: OmegaConf's errors name the key then, which between two configs they do not always do.
+    plain = OmegaConf.to_container(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]))
+    typed = on_schema(cast(dict[str, Any], plain))
     OmegaConf.set_struct(typed, True)
     return typed
 
 
-def _files(defaults: Sequence[ResultDefault], repo: CachingConfigRepository) -> Iterator[ConfigFile]:
-    for default in defaults:
-        name = default.config_path
-        if name is None or name.startswith("hydra/"):
-            continue
-        loaded = repo.load_config(name)
-        if loaded is not None and loaded.path.startswith("file://"):
-            path = Path(loaded.path.removeprefix("file://")) / f"{name.removesuffix('.yaml')}.yaml"
-            yield ConfigFile(name=name, package=default.package or "", path=path)
+def _files(
+    loader: ConfigLoaderImpl, repo: CachingConfigRepository, config_name: str, lines: list[str]
+) -> list[ConfigFile]:
+    """The files that take part; none when that cannot be told, which is then an error of its own."""
+    try:
+        defaults = loader.compute_defaults_list(config_name, lines, RunMode.RUN).defaults
+    except (ConfigCompositionException, OmegaConfBaseException, ValueError, OSError):
+        return []
+    names = [(default.config_path, default.package or "") for default in defaults if default.config_path]
+    found = [(name, package, repo.load_config(name)) for name, package in names if not name.startswith("hydra/")]
+    return [
+        ConfigFile(name=name, package=package, path=diagnose.path_of(loaded, name))
+        for name, package, loaded in found
+        if loaded is not None and loaded.path.startswith("file://")
+    ]
 
 
 @contextlib.contextmanager
-def _file_errors() -> Iterator[None]:
+def _file_errors(repo: IConfigRepository) -> Iterator[None]:
     """Errors of reading files that are the same wherever they are read."""
     try:
         yield
     except yaml.MarkedYAMLError as error:
         raise diagnose.bad_yaml(error) from error
-    except UnicodeDecodeError as error:
-        raise ConfigError("A config file is not UTF-8 text.", "Save it as UTF-8.") from error
     except PermissionError as error:
         raise ConfigError(f"{shown(Path(str(error.filename)))} cannot be read.", "Check its permissions.") from error
+    except MissingConfigException:
+        raise  # an OSError too, but one that has more to say
+    except (OSError, ValueError) as error:
+        raise diagnose.bad_file(error, repo) from error
 
 
 # --- Hydra's own views -----------------------------------------------------------------------------------------------
@@ -296,6 +308,8 @@ def show(
         # Ours first, for its error messages; and, as with Hydra, a config need not be complete to be shown.
         composition = compose(overrides, config_name, config_dir)
         _check_package(package, composition.config)
+        if resolve:
+            _check_resolves(package, composition)
         hydra = Hydra.create_main_hydra2("orchestrator", _search_path(config_dir))
         with _captured() as text:
             try:
@@ -304,7 +318,9 @@ def show(
                 else:
                     hydra.show_cfg(config_name, composition.lines, cfg or "job", package, resolve)
             except OmegaConfBaseException as error:
-                raise diagnose.in_value(error, composition.origins) from error
+                raise in_value(error, composition.origins) from error
+            except SystemExit as error:
+                raise ConfigError(f"--package {package} is not in the config that --cfg {cfg} shows.") from error
         return text.getvalue()
 
 
@@ -320,6 +336,17 @@ def _check_package(package: str | None, config: DictConfig) -> None:
         raise ConfigError(f"--package {package} is not in the config.", hint)
 
 
+def _check_resolves(package: str | None, composition: Composition) -> None:
+    """Hydra resolves in place, and its errors do not name the key."""
+    config = composition.config
+    try:
+        shown_part = OmegaConf.select(config, package) if package and package != "_global_" else config
+        if OmegaConf.is_config(shown_part):
+            OmegaConf.to_container(shown_part, resolve=True)
+    except OmegaConfBaseException as error:
+        raise in_value(error, composition.origins) from error
+
+
 @contextlib.contextmanager
 def _captured() -> Iterator[io.StringIO]:
     """What Hydra prints and logs; it sets up the root logger, which is put back."""
@@ -328,7 +355,7 @@ def _captured() -> Iterator[io.StringIO]:
     root.handlers = []
     text = io.StringIO()
     try:
-        with contextlib.redirect_stdout(text):
+        with contextlib.redirect_stdout(text), contextlib.redirect_stderr(io.StringIO()):
             yield text
     finally:
         root.handlers, root.level = handlers, level

@@ -1,4 +1,4 @@
-"""Turns what Hydra, OmegaConf and PyYAML raise into one ConfigError: what, what else there is, and where it was set."""
+"""Turns what Hydra and PyYAML raise into one ConfigError: what, what else there is, and where it was set."""
 
 from __future__ import annotations
 
@@ -12,29 +12,17 @@ from hydra._internal.config_repository import IConfigRepository
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.types import Override
 from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
-from omegaconf.errors import (
-    ConfigAttributeError,
-    ConfigKeyError,
-    InterpolationKeyError,
-    InterpolationResolutionError,
-    InterpolationToMissingValueError,
-    OmegaConfBaseException,
-    UnsupportedInterpolationType,
-    ValidationError,
-)
+from hydra.plugins.config_source import ConfigResult
+from omegaconf import OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, GrammarParseError, OmegaConfBaseException
 
 from orchestrator.config import keys
-from orchestrator.config.provenance import Given, Origins, command_line, default_line, shown
+from orchestrator.config.provenance import ConfigFile, Given, Origins, command_line, default_line, shown
+from orchestrator.config.values import first_line, in_value
 from orchestrator.errors import ConfigError, did_you_mean, nearest
 
 HIDDEN_CONFIGS = ("schema", "_dummy_empty_config_")
 """Configs that exist for Hydra's sake and are no options."""
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text, without a closing full stop."""
-    lines = str(error).strip().splitlines()
-    return (lines[0].strip() if lines else type(error).__name__).rstrip(".:")
 
 
 # --- overrides by themselves -----------------------------------------------------------------------------------------
@@ -128,6 +116,8 @@ def in_files(error: Exception, at: Files) -> ConfigError:
         return _missing_config(error, at)
     inner = error.__cause__ or error.__context__
     parent = re.match(r"In '(.+?)'", str(error))
+    if isinstance(inner, GrammarParseError):
+        return bad_file(inner, at.repo)
     if isinstance(inner, OmegaConfBaseException):
         origins = at.origins.only(parent[1]) if parent else at.origins
         return in_value(inner, origins, fallback=f"{parent[1]}.yaml" if parent else "")
@@ -141,8 +131,26 @@ def in_files(error: Exception, at: Files) -> ConfigError:
         )
         if any(name in str(error) for name in named):
             return _group_override(error, override, at.repo)
-    where = _file_of(at.repo, parent[1]) if parent else None
-    return ConfigError(f"The config cannot be composed{f' ({shown(where)})' if where else ''}: {first_line(error)}.")
+    return _bad_defaults(error, at, parent[1] if parent else "")
+
+
+def _bad_defaults(error: Exception, at: Files, parent: str) -> ConfigError:
+    """Something wrong with the defaults list of a file."""
+    unused = re.search(r"Could not override '(.+?)'", str(error))
+    if unused:
+        hint = did_you_mean(unused[1], [name for name in groups(at.repo) if name != unused[1]])
+        where = _where_is(_file_of(at.repo, parent))
+        return ConfigError(f"{unused[1]} is not in the defaults list, to be overridden{where}.", hint)
+    twice = re.search(r"Multiple values for (.+?)\. .*: (.+?)'", str(error))
+    if twice:
+        where = _naming(at, twice[1], twice[2])
+        return ConfigError(f"{twice[1]} is chosen more than once{where}.", f"Write override /{twice[1]}: {twice[2]}.")
+    what, _, hint = re.sub(r"^In '.+?': ", "", first_line(error)).partition(". ")
+    return ConfigError(f"The config cannot be composed{_where_is(_file_of(at.repo, parent))}: {what}.", hint)
+
+
+def _where_is(file: Path | None) -> str:
+    return f" (in {shown(file)})" if file else ""
 
 
 def _group_override(error: Exception, override: Override, repo: IConfigRepository) -> ConfigError:
@@ -186,18 +194,39 @@ def _who_wants(error: MissingConfigException, wanted: str, at: Files) -> str:
         if override.key_or_group == group and option in (value if isinstance(value, list) else [value]):
             return typed(override)
     parent = re.match(r"In '(.+?)'", str(error))
-    file = _file_of(at.repo, parent[1]) if parent else None
-    if file is None:
-        return ""
-    line = default_line(file, option) or default_line(file, wanted)
-    return f" (in {shown(file)}:{line})" if line else f" (in {shown(file)})"
+    return _naming(at, group, option) or _where_is(_file_of(at.repo, parent[1]) if parent else None)
+
+
+def _naming(at: Files, group: str, option: str) -> str:
+    """The file that names an option in its defaults list; those that were asked for come first."""
+    asked = [f"{override.key_or_group}/{override.value()}" for override in at.overrides]
+    files = [file for name in asked if (file := _file_of(at.repo, name))]
+    for file in [*files, *_all_files(at.repo)]:
+        line = default_line(file, group, option)
+        if line:
+            return f" (in {shown(file)}:{line})"
+    return ""
 
 
 def _file_of(repo: IConfigRepository, name: str) -> Path | None:
-    loaded = repo.load_config(name)
-    if loaded is None or not loaded.path.startswith("file://"):
-        return None
-    return Path(loaded.path.removeprefix("file://")) / f"{name}.yaml"
+    for folder in _folders(repo):
+        file = folder / f"{name}.yaml"
+        if file.is_file():
+            return file
+    return None
+
+
+def _folders(repo: IConfigRepository) -> list[Path]:
+    return [Path(source.path) for source in repo.get_sources() if source.scheme() == "file"]
+
+
+def _all_files(repo: IConfigRepository) -> list[Path]:
+    return [file for folder in _folders(repo) for file in sorted(folder.rglob("*.yaml"))]
+
+
+def path_of(loaded: ConfigResult, name: str) -> Path:
+    """The file that a config was loaded from."""
+    return Path(loaded.path.removeprefix("file://")) / f"{name.removesuffix('.yaml')}.yaml"
 
 
 def bad_yaml(error: yaml.MarkedYAMLError) -> ConfigError:
@@ -206,6 +235,26 @@ def bad_yaml(error: yaml.MarkedYAMLError) -> ConfigError:
     place = f"{shown(Path(str(mark.name)))}:{mark.line + 1}" if mark else "A config file"
     problem = " ".join(str(error.problem or error.context or "it cannot be parsed").split())
     return ConfigError(f"{place} is not valid YAML: {problem}.", "Mind indentation, and the space after each colon.")
+
+
+def bad_file(error: Exception, repo: IConfigRepository) -> ConfigError:
+    """A file that Hydra cannot take; which one, its error does not say."""
+    for file in _all_files(repo):
+        try:
+            OmegaConf.load(file)
+        except (OSError, ValueError, OmegaConfBaseException) as found:
+            if type(found) is type(error):
+                return ConfigError(f"{_line_in(file, found)} cannot be used: {first_line(found)}.", "Correct the file.")
+    name = re.search(r"'(.+?)'", str(error))
+    file_named = _file_of(repo, name[1]) if name else None
+    what = shown(file_named) if file_named else "A config file"
+    return ConfigError(f"{what} cannot be used: {first_line(error)}.", "Correct the file.")
+
+
+def _line_in(file: Path, error: Exception) -> str:
+    key = str(getattr(error, "full_key", None) or "")
+    place = Origins(find_files=lambda: [ConfigFile(name="", package="", path=file)]).place(key) if key else None
+    return str(place) if place else shown(file)
 
 
 # --- single values ---------------------------------------------------------------------------------------------------
@@ -245,46 +294,3 @@ def _siblings_hint(key: str, present: Sequence[str]) -> str:
 def given(override: Override) -> Given:
     """An override as provenance knows it."""
     return Given(key=keys.normal(override.key_or_group), text=str(override.input_line))
-
-
-def in_value(error: OmegaConfBaseException, origins: Origins, fallback: str = "") -> ConfigError:
-    """What is wrong with one key or its value."""
-    key = keys.normal(str(error.full_key)) if error.full_key else ""
-    if not key:
-        return ConfigError(f"{fallback or 'The config'}: {first_line(error)}{origins.where(fallback)}.")
-    where = origins.where(key)
-    if isinstance(error, InterpolationKeyError):
-        wanted = re.search(r"'(.+?)'", str(error))
-        name = wanted[1] if wanted else "?"
-        return ConfigError(f"{key} refers to {name}, which is not there{where}.", keys.suggest(name))
-    if isinstance(error, InterpolationToMissingValueError):
-        return ConfigError(f"{key} refers to a value that is not set{where}.", "Set the value that it refers to.")
-    if isinstance(error, InterpolationResolutionError | UnsupportedInterpolationType):
-        reason = re.sub(r"^\w+ raised while resolving interpolation: ", "", first_line(error)).strip("\"'")
-        return ConfigError(f"{key} cannot be worked out: {reason}{where}.")
-    if isinstance(error, ConfigKeyError | ConfigAttributeError):
-        return ConfigError(f"{key} is not a setting{where}.", keys.suggest(key))
-    if isinstance(error, ValidationError):
-        return _wrong_type(error, key, origins)
-    return ConfigError(f"{key}: {first_line(error)}{where}.")
-
-
-def _wrong_type(error: ValidationError, key: str, origins: Origins) -> ConfigError:
-    value = origins.value(key)
-    if value is None:
-        named = re.search(r"[Vv]alue '(.*?)'", str(error))
-        value = named[1] if named else None
-    wanted = keys.describe(key)
-    subject = key if value is None else f"{key}={value}"
-    if not wanted:
-        return ConfigError(f"{subject}: {first_line(error)}{origins.where(key)}.")
-    choices = wanted.removeprefix("one of ").split(", ") if wanted.startswith("one of ") else []
-    hint = did_you_mean(value, choices) if choices and value else ""
-    return ConfigError(f"{subject} is not {wanted}{origins.where(key)}.", "" if len(choices) <= 3 else hint)
-
-
-def with_origin(error: ConfigError, origins: Origins) -> ConfigError:
-    """The same error, with where the key that it begins with was set."""
-    key = re.match(r"([a-z_]\w*(?:\.\w+)*)=", error.message)
-    where = origins.where(key[1]) if key else ""
-    return type(error)(error.message.rstrip(".") + where + ".", error.hint) if where else error

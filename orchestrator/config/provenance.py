@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -49,8 +49,9 @@ class Place:
 class Origins:
     """All that took part in a composition, weakest first."""
 
-    files: Sequence[ConfigFile] = ()
-    given: Sequence[Given] = field(default=())
+    find_files: Callable[[], Sequence[ConfigFile]] = list
+    """Called when there is an error to explain, and not before."""
+    given: Sequence[Given] = ()
 
     def where(self, key: str) -> str:
         """` (in conf/x.yaml:3)` or ` (on the command line: lr=1)`, ready to be put after the message; or nothing."""
@@ -78,7 +79,7 @@ class Origins:
 
     def only(self, name: str) -> Origins:
         """The same, for one file alone."""
-        return Origins(files=[file for file in self.files if file.name == name])
+        return Origins(find_files=lambda: [file for file in self._files if file.name == name])
 
     def _override(self, key: str) -> Given | None:
         for override in reversed(self.given):
@@ -86,10 +87,19 @@ class Origins:
                 return override
         return None
 
+    @property
+    def places(self) -> Mapping[str, Place]:
+        """Every key that files set, with the strongest file that does."""
+        return self._places
+
+    @cached_property
+    def _files(self) -> Sequence[ConfigFile]:
+        return self.find_files()
+
     @cached_property
     def _places(self) -> dict[str, Place]:
         places: dict[str, Place] = {}
-        for file in self.files:
+        for file in self._files:
             places.update(_read(file))
         return places
 
@@ -107,20 +117,32 @@ def shown(path: Path) -> str:
         return str(path)
 
 
-def default_line(path: Path, value: str) -> int | None:
-    """The line of a file's defaults list that names this option."""
+def default_line(path: Path, group: str, option: str) -> int | None:
+    """The line of a file's defaults list that names this option of this group."""
     root = _compose(path)
     for key, node in _items(root):
         if key == "defaults" and isinstance(node, yaml.SequenceNode):
             for entry in node.value:
-                texts = [entry.value] if isinstance(entry, yaml.ScalarNode) else [n.value for _, n in _items(entry)]
-                if value in texts:
+                if (group, option) in _choices(entry):
                     return int(entry.start_mark.line) + 1
     return None
 
 
+def _choices(entry: yaml.Node) -> list[tuple[str, str]]:
+    """`override /optimizer@x: sgd` and `/optimizer/sgd` as (optimizer, sgd)."""
+    if isinstance(entry, yaml.ScalarNode):
+        group, _, option = str(entry.value).strip("/").rpartition("/")
+        return [(group, option)]
+    return [(key.split()[-1].strip("/").partition("@")[0], str(node.value)) for key, node in _items(entry)]
+
+
 def _read(file: ConfigFile) -> Iterator[tuple[str, Place]]:
     root = _compose(file.path)
+    if isinstance(root, yaml.ScalarNode):
+        # OmegaConf takes a text alone for a key without a value.
+        yield f"{file.package}.{root.value}".strip("."), Place(file=file, line=1, value=None)
+    if isinstance(root, yaml.SequenceNode):
+        yield file.package, Place(file=file, line=1, value="[...]")
     yield from _walk(file, root, file.package)
 
 
@@ -136,6 +158,7 @@ def _walk(file: ConfigFile, node: yaml.Node | None, prefix: str) -> Iterator[tup
     for key, child in _items(node):
         full = f"{prefix}.{key}" if prefix else key
         value = child.value if isinstance(child, yaml.ScalarNode) else None
+        value = "[...]" if isinstance(child, yaml.SequenceNode) else value
         yield full, Place(file=file, line=_line(node, key), value=value)
         yield from _walk(file, child, full)
 

@@ -190,12 +190,17 @@ def _check_precision(spec: JobSpec, inventory: Inventory, resources: WorkerResou
 
 def _gpu_shortage(workers: int, inventory: Inventory, resources: WorkerResources) -> str:
     """Why so many workers do not fit the GPUs there are; empty when they do, or nobody knows."""
+    there = len(inventory.gpus)
     needed = workers * resources.gpus
-    if not inventory.known or needed <= len(inventory.gpus):
+    if not inventory.known or needed <= there:
         return ""
-    return (
-        f"{workers} workers with {resources.gpus:g} GPU each need {needed:g} GPUs, and there are {len(inventory.gpus)}"
-    )
+    each = _count(resources.gpus, "GPU")
+    asking = f"{workers} workers with {each} each need" if workers > 1 else f"1 worker with {each} needs"
+    return f"{asking} {_count(needed, 'GPU')}, and there {'is' if there == 1 else 'are'} {there or 'none'}"
+
+
+def _count(number: float, noun: str) -> str:
+    return f"{number:g} {noun}{'' if number == 1 else 's'}"
 
 
 def _beyond_gpus(spec: JobSpec, inventory: Inventory, resources: WorkerResources) -> dict[int, str]:
@@ -211,8 +216,12 @@ def _check_gpus(workers: int, inventory: Inventory, resources: WorkerResources) 
     shortage = _gpu_shortage(workers, inventory, resources)
     if not shortage:
         return
-    fitting = int(len(inventory.gpus) / resources.gpus)
-    change = f"cluster.workers={fitting}" if fitting else "cluster.gpus_per_worker=0 to train on CPUs"
+    there = len(inventory.gpus)
+    fitting = int(there / resources.gpus)
+    if fitting:
+        change = f"cluster.workers={fitting}"
+    else:
+        change = f"cluster.gpus_per_worker={there}" if there else "cluster.gpus_per_worker=0 to train on CPUs"
     raise MachineError(f"{shortage}.", f"Set {change}.")
 
 

@@ -156,7 +156,9 @@ class Driver:
 
     def end(self, status: Status, error: str = "") -> None:
         """Write down how it ended, and let go of workers and tracking. Reports trouble with tracking; never raises for it."""
-        self._launcher.kill() if status is not Status.finished else self._launcher.close()
+        if status is not Status.finished:
+            self._launcher.kill()
+        self._launcher.close()
         if not self._record.attempts:
             return
         self._pass_events()

@@ -27,7 +27,7 @@ def package_name(wanted: str) -> str:
     name = re.sub(r"[\s.-]+", "_", wanted.strip()).strip("_").lower()
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise ConfigError(
-            f"{wanted!r} cannot be made into a package name: it needs a letter first, then letters, digits and '_'.",
+            f"{wanted!r} cannot be made into a package name: only a-z, 0-9 and '_' will do.",
             "Choose one with --name.",
         )
     taken = _taken(name)
@@ -47,7 +47,7 @@ def render(name: str) -> dict[str, str]:
 
 
 def create(target: Path, name: str) -> list[str]:
-    """Write the project into `target`, which must be empty (but for .git) or not there, and return the paths of its files."""
+    """Write the project into `target`, which must be empty (but for .git) or not there; returns its files."""
     _refuse_occupied(target)
     files = render(name)
     try:

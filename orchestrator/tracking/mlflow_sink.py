@@ -81,7 +81,9 @@ class MlflowSink:
         """Record the final model that lies in `folder`; a problem becomes a note that `finish` returns."""
         from orchestrator.tracking import model
 
-        self._outbox.flush(min(30.0, timeout_s))
+        if not self._outbox.flush(min(10.0, timeout_s)) and self.problem:
+            self._notes.append(f"The final model is not recorded in MLflow at {self._store.shown} ({self.problem}).")
+            return
         self._try(lambda: model.log(self._client, self._run_id, folder), timeout_s, "record the final model")
 
     def finish(
@@ -243,7 +245,7 @@ class MlflowSink:
         try:
             self._guarded(call, timeout_s, what)
         except TrackingError as error:
-            log.warning("%s", error, exc_info=log.isEnabledFor(logging.DEBUG))
+            log.debug("%s", error, exc_info=True)
             self._notes.append(error.message)
 
 

@@ -143,7 +143,7 @@ def test_tokens_weigh_the_same_however_they_are_spread_over_workers_and_accumula
 
 def test_gradient_norms_are_recorded_alike_by_all_strategies() -> None:
     norms = [
-        list(curve(carry_out(plan_of(*DIGITS, "job.steps=4", f"strategy={name}")), "train/grad_norm").values())
+        list(curve(carry_out(plan_of(*DIGITS, "job.steps=3", f"strategy={name}")), "train/grad_norm").values())
         for name in ("ddp", "zero2", "zero3")
     ]
     assert norms[1] == pytest.approx(norms[0], rel=1e-4)
@@ -245,8 +245,8 @@ def test_an_unknown_monitored_metric_is_refused_by_name() -> None:
 
 
 def test_activation_checkpointing_changes_no_loss() -> None:
-    plain = curve(carry_out(plan_of(*DIGITS, "job.steps=4")))
-    recomputed = curve(carry_out(plan_of(*DIGITS, "job.steps=4", "job.activation_checkpointing=true")))
+    plain = curve(carry_out(plan_of(*DIGITS, "job.steps=3")))
+    recomputed = curve(carry_out(plan_of(*DIGITS, "job.steps=3", "job.activation_checkpointing=true")))
     assert recomputed == plain
     with pytest.raises(RunFailedError, match=r"blocks\(model\) names no modules"):
         carry_out(plan_of(*toy("job.activation_checkpointing=true")))
@@ -262,15 +262,15 @@ def test_bf16_trains_and_its_final_model_is_fp32(strategy: str) -> None:
 
 
 def test_another_number_of_workers_cannot_load_a_checkpoint_yet_and_says_so(project: Path) -> None:
-    record = carry_out(plan_of(*DIGITS, "job.steps=2"))
+    record = carry_out(plan_of(*DIGITS, "job.steps=3"))
     folder = Path(record.root)
-    state = json.loads((folder / paths.CHECKPOINTS / "step-00000002" / "state.json").read_text())
+    state = json.loads((folder / paths.CHECKPOINTS / "step-00000003" / "state.json").read_text())
     assert state["world_size"] == 2
     from orchestrator.runtime.checkpoint import Checkpoints
 
     alone = Checkpoints(record.store.child(paths.CHECKPOINTS), rank=0, world_size=1, barrier=lambda: None, keep=2)
     with pytest.raises(ConfigError, match=r"was saved by 2 workers and cannot be loaded by 1. Resume with cluster.workers=2"):
-        alone.progress("step-00000002")
+        alone.progress("step-00000003")
 
 
 def test_regression_learns() -> None:

@@ -97,9 +97,17 @@ def test_verbose_shows_the_traceback(verb: list[BaseException | int | None], cap
     assert "Traceback (most recent call last)" in capsys.readouterr().err
 
 
+def test_verbose_shows_where_an_error_came_from(verb: list[BaseException | int | None], capsys: Capture) -> None:
+    verb[0] = ConfigError("a")
+    assert main(["probe", "-v"]) == 2
+    err = capsys.readouterr().err
+    assert "Traceback (most recent call last)" in err
+    assert err.endswith("error: a\n")
+
+
 def test_unknown_verb(capsys: Capture) -> None:
     assert main(["tran"]) == 2
-    assert "There is no command 'tran'. Did you mean 'train'?" in capsys.readouterr().err
+    assert "There is no command 'tran'. Nearest: train" in capsys.readouterr().err
 
 
 def test_version(capsys: Capture) -> None:

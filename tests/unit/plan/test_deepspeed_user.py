@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from specs import plan, spec
+from plan_specs import plan, spec
 
 from orchestrator.config.schema import (
     Cluster,
@@ -49,7 +49,11 @@ def refusal(own: dict[str, Any], **parts: Any) -> tuple[str, str]:
             "gradient_accumulation_steps=1, but the plan has 4.",
             "Set accumulation=1 or delete the key.",
         ),
-        ({"gradient_clipping": 1.0}, "gradient_clipping=1.0, but the plan has 0.0.", "Set job.clip=1.0 or delete the key."),
+        (
+            {"gradient_clipping": 1.0},
+            "gradient_clipping=1.0, but the plan has 0.0.",
+            "Set job.clip=1.0 or delete the key.",
+        ),
         (
             {"zero_optimization": {"stage": 3}},
             "zero_optimization.stage=3, but the plan has 2.",
@@ -65,13 +69,21 @@ def refusal(own: dict[str, Any], **parts: Any) -> tuple[str, str]:
             "zero_optimization.offload_optimizer.device=cpu, but the plan has none.",
             "Set strategy=zero2_offload or strategy=zero3_offload (to CPU memory), or delete the key.",
         ),
-        ({"bf16": {"enabled": True}}, "bf16.enabled=true, but the plan has false.", "Set precision=bf16 or delete the key."),
+        (
+            {"bf16": {"enabled": True}},
+            "bf16.enabled=true, but the plan has false.",
+            "Set precision=bf16 or delete the key.",
+        ),
         (
             {"fp16": {"enabled": False, "initial_scale_power": 8}},
             "fp16.initial_scale_power=8, but the plan has 16.",
             "Set precision.initial_scale_power=8 or delete the key.",
         ),
-        ({"optimizer": {"type": "SGD"}}, "optimizer.type=SGD, but the plan has AdamW.", "Set optimizer=sgd or delete the key."),
+        (
+            {"optimizer": {"type": "SGD"}},
+            "optimizer.type=SGD, but the plan has AdamW.",
+            "Set optimizer=sgd or delete the key.",
+        ),
         (
             {"optimizer": {"type": "Lamb"}},
             "optimizer.type=Lamb, but the plan has AdamW.",
@@ -94,13 +106,21 @@ def refusal(own: dict[str, Any], **parts: Any) -> tuple[str, str]:
         ),
         ({"tensor_parallel": {"autotp_size": 2}}, "tensor_parallel.autotp_size=2, but the plan has 1.", None),
         ({"sequence_parallel_size": 2}, "sequence_parallel_size=2, but the plan has 1.", None),
-        ({"zero_optimisation": {}}, "zero_optimisation, which DeepSpeed does not know.", "Did you mean 'zero_optimization'?"),
+        (
+            {"zero_optimisation": {}},
+            "zero_optimisation, which DeepSpeed does not know.",
+            "Nearest: zero_optimization, zero_force_ds_cpu_optimizer, weight_quantization.",
+        ),
         (
             {"zero_optimization": {"reduce_bucket": 1}},
             "zero_optimization.reduce_bucket, which DeepSpeed does not know.",
             None,
         ),
-        ({"zero_optimization": {"cpu_offload": True}}, "zero_optimization.cpu_offload, which DeepSpeed does not know.", None),
+        (
+            {"zero_optimization": {"cpu_offload": True}},
+            "zero_optimization.cpu_offload, which DeepSpeed does not know.",
+            None,
+        ),
         ({"elasticity": {}}, "elasticity, which DeepSpeed does not know.", None),
         (
             {"zero_optimization": {"reduce_bucket_size": "auto"}},
@@ -111,7 +131,9 @@ def refusal(own: dict[str, Any], **parts: Any) -> tuple[str, str]:
         ({"zero_optimization": 2}, "zero_optimization=2, which is not an object.", None),
     ],
 )
-def test_refusals_name_the_key_both_values_and_the_override(own: dict[str, Any], message: str, hint: str | None) -> None:
+def test_refusals_name_the_key_both_values_and_the_override(
+    own: dict[str, Any], message: str, hint: str | None
+) -> None:
     found = refusal(own)
     assert found[0] == message
     assert found[1]
@@ -191,7 +213,7 @@ def test_errors_name_the_file(tmp_path: Path, text: str, message: str) -> None:
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(PlanError, match="ds.json cannot be read: No such file"):
+    with pytest.raises(PlanError, match=r"ds\.json cannot be read: No such file"):
         plan(spec(strategy=Strategy(deepspeed_file="ds.json")), project=tmp_path)
 
 

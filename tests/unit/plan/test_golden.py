@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 
 import pytest
-from specs import GOLDEN, golden_plans
+from plan_specs import GOLDEN, golden_plans
 
 PLANS = golden_plans()
 
@@ -17,7 +17,9 @@ def test_plan_is_the_pinned_one(name: str, update_golden: bool) -> None:
     if update_golden:
         file.write_text(made, encoding="utf-8")
     pinned = file.read_text(encoding="utf-8")
-    diff = difflib.unified_diff(pinned.splitlines(), made.splitlines(), f"golden/{name}.json", "planned now", lineterm="")
+    diff = difflib.unified_diff(
+        pinned.splitlines(), made.splitlines(), f"golden/{name}.json", "planned now", lineterm=""
+    )
     assert made == pinned, "\n" + "\n".join(diff)
 
 

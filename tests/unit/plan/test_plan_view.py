@@ -1,0 +1,61 @@
+"""The plan as people read it."""
+
+from __future__ import annotations
+
+import io
+
+from plan_specs import A100, machine, plan, spec
+from rich.console import Console
+
+from orchestrator.cli.plan_view import render
+from orchestrator.config.schema import Cluster, Job, Schedule, ScheduleName, Strategy, StrategyName, Tracking
+from orchestrator.plan.types import Plan
+
+
+def shown(made: Plan) -> str:
+    out = io.StringIO()
+    render(made, Console(file=out, width=140))
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
+
+
+def test_single_size() -> None:
+    wanted = spec(
+        job=Job(name="demo", task="jobs.demo:Demo", epochs=2, clip=1.0),
+        micro_batch=16,
+        cluster=Cluster(workers=2),
+        strategy=Strategy(name=StrategyName.zero2_offload),
+        schedule=Schedule(name=ScheduleName.cosine, warmup_fraction=0.1),
+        tracking=Tracking(uri="http://host:5000"),
+    )
+    text = shown(plan(wanted, machine(gpus=(A100, A100))))
+    for part in (
+        "jobs.demo:Demo",
+        "2 epochs",
+        "2 on this machine, started by ray",
+        "1 CPU, 1 GPU, 1 thread",
+        "64 = 16 x 2 x 2 (micro x accumulation x data-parallel)",
+        "ZeRO 2, optimizer offloaded to cpu, communication overlapped, reduce bucket 50,000,000, clipping at 1",
+        "AdamW lr=0.001",
+        "cosine after warmup over 10% of the steps, down to 0 of the peak",
+        "every epoch and at the end, the newest 2 kept, and the best (min loss)",
+        "MLflow at http://host:5000",
+    ):
+        assert part in text
+    assert "Notes" not in text
+    assert "Admissible" not in text
+
+
+def test_range_with_what_cannot_run_and_notes() -> None:
+    text = shown(plan(spec(batch=60, micro_batch=4, cluster=Cluster(workers="5..8", address="head:6379"))))
+    assert "6 (admissible: 5, 6) on 1 node of head:6379, started by ray" in text
+    assert "7 workers: batch=60 does not divide by 7 data-parallel workers" in text
+    assert "The run starts with the largest admissible number of workers, 6." in text
+
+
+def test_markup_in_names_is_not_markup() -> None:
+    assert "[red]x" in shown(plan(spec(job=Job(name="demo", task="jobs.demo:[red]x", steps=1))))
+
+
+def test_a_plan_from_elsewhere_with_an_empty_spec_is_shown() -> None:
+    made = plan(spec()).to_dict()
+    assert "64 = 64 x 1 x 1" in shown(Plan.from_dict({**made, "spec": {}}))

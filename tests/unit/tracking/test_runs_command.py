@@ -1,0 +1,199 @@
+"""`orchestrator runs`: lists, shows and compares what lies in run storage."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from orchestrator import paths
+from orchestrator.cli.runs import runs as command
+from orchestrator.cli.runs_report import ago, number, sparkline
+from orchestrator.errors import ConfigError, UnknownRunError
+from orchestrator.plan.types import FORMAT, MeshShape, Plan, Row, WorkerResources
+from orchestrator.tracking import events, runs
+from orchestrator.tracking.runs import Attempt, Status
+
+
+def make_plan(storage, **optimizer):
+    row = Row(world_size=2, mesh=MeshShape(data=2), batch=64, micro_batch=32, accumulation=1, deepspeed={})
+    spec = {
+        "job": {"name": "digits", "monitor": {"metric": "accuracy", "mode": "max"}},
+        "optimizer": {"lr": 0.1, **optimizer},
+        "storage": {"path": str(storage)},
+    }
+    return Plan(
+        format=FORMAT,
+        job="digits",
+        task="jobs.x:X",
+        strategy="zero2",
+        precision="fp32",
+        seed=0,
+        rows=(row,),
+        inadmissible={},
+        resources=WorkerResources(cpus=1, gpus=0, threads=1),
+        nodes=1,
+        notes=(),
+        environment={},
+        spec=spec,
+    )
+
+
+def make_run(storage, run_id, *, created=1000.0, status=Status.finished, metrics=None, pid=None, **optimizer):
+    record = runs.create(make_plan(storage, **optimizer), run_id, clock=lambda: created)
+    record.status = status
+    record.step = 12
+    record.final_metrics = metrics or {}
+    attempt = Attempt(number=1, started=1000, world_size=2, host=socket.gethostname(), pid=pid or os.getpid())
+    attempt.ended = None if status is Status.running else 1090
+    attempt.status = status
+    record.attempts = [attempt]
+    record.save()
+    return record
+
+
+def call(*arguments):
+    result = CliRunner().invoke(command, [str(argument) for argument in arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_no_runs_says_how_to_start_one(tmp_path):
+    assert "orchestrator train" in call("--storage", tmp_path / "none")
+    assert json.loads(call("--storage", tmp_path, "--json")) == []
+
+
+def test_the_list_has_the_newest_first(tmp_path):
+    make_run(tmp_path, "digits-old", created=1000, metrics={"val/accuracy": 0.9123456, "val/loss": 0.3})
+    make_run(tmp_path, "digits-new", created=2000, status=Status.failed)
+    head, new, old = call("--storage", tmp_path).splitlines()
+    assert head.split() == ["run", "job", "status", "age", "strategy", "workers", "steps", "result"]
+    assert new.startswith("digits-new")
+    assert "failed" in new
+    assert "val/accuracy 0.9123" in old
+    assert "zero2" in old
+
+
+def test_limit_and_status(tmp_path):
+    for index in range(3):
+        make_run(tmp_path, f"digits-{index}", created=1000 + index, status=Status.failed if index else Status.finished)
+    assert [run["id"] for run in json.loads(call("--storage", tmp_path, "--json", "--limit", 2))] == [
+        "digits-2",
+        "digits-1",
+    ]
+    assert [run["id"] for run in json.loads(call("--storage", tmp_path, "--json", "--status", "finished"))] == [
+        "digits-0"
+    ]
+    assert "--limit 3" in call("--storage", tmp_path, "--limit", 2)
+    assert "No run" in call("--storage", tmp_path, "--status", "stopped")
+
+
+def test_a_run_whose_process_is_gone_is_lost(tmp_path):
+    make_run(tmp_path, "digits-1", status=Status.running, pid=2**22 + 1)
+    make_run(tmp_path, "digits-2", status=Status.running)
+    found = {run["id"]: run["status"] for run in json.loads(call("--storage", tmp_path, "--json"))}
+    assert found == {"digits-1": "lost", "digits-2": "running"}
+    assert "orchestrator resume digits-1" in call("show", "digits-1", "--storage", tmp_path)
+
+
+def test_show_tells_the_cause_of_a_failure(tmp_path):
+    record = make_run(tmp_path, "digits-1", status=Status.failed)
+    for rank, moment, kind in ((0, 20.0, "DistBackendError"), (1, 10.0, "ZeroDivisionError")):
+        failure = {
+            "rank": rank,
+            "time": moment,
+            "type": kind,
+            "message": "oh",
+            "where": "x:1",
+            "traceback": "T\nlast line",
+        }
+        record.store.write(paths.failure(1, rank), json.dumps(failure))
+    output = call("show", "last", "--storage", tmp_path)
+    assert "ZeroDivisionError: oh" in output
+    assert "worker 1 (and 1 more workers)" in output
+    assert "last line" in output
+    assert f"orchestrator resume digits-1 --storage {tmp_path}" in output
+
+
+def test_show_draws_the_history_of_a_running_run(tmp_path):
+    record = make_run(tmp_path, "digits-1", status=Status.running)
+    record.step = 0
+    record.save()
+    writer = events.EventWriter(record.store, "rank-0", 1)
+    for step in range(1, 101):
+        writer.emit(events.METRICS, step, metrics={"train/loss": 1 / step})
+    writer.emit(events.METRICS, None, metrics={"system/node-0/cpu_utilization_percent": 3.0})
+    output = call("show", "digits", "--storage", tmp_path)
+    assert "█" in output
+    assert "1 -> 0.01" in output
+    assert "100 steps" in output
+    assert "system/" not in output
+
+
+def test_show_as_json(tmp_path):
+    make_run(tmp_path, "digits-1", metrics={"val/accuracy": 0.5})
+    shown = json.loads(call("--storage", tmp_path, "show", "digits-1", "--json"))
+    assert shown["metrics"] == {"val/accuracy": 0.5}
+    assert shown["params"]["optimizer.lr"] == "0.1"
+    assert shown["next"]
+
+
+def test_a_run_with_a_damaged_plan_is_still_shown(tmp_path):
+    record = make_run(tmp_path, "digits-1")
+    record.store.write(paths.PLAN, "{")
+    assert "digits-1" in call("--storage", tmp_path)
+    assert "digits-1" in call("--storage", tmp_path, "show", "last")
+
+
+def test_compare_shows_only_what_differs_and_marks_the_best(tmp_path):
+    make_run(tmp_path, "digits-1", lr=0.1, metrics={"val/accuracy": 0.8, "val/loss": 0.4, "odd": 1.0})
+    make_run(tmp_path, "digits-2", lr=0.2, metrics={"val/accuracy": 0.9, "val/loss": 0.5, "odd": 2.0})
+    lines = {
+        line.split()[0]: line.split()[1:]
+        for line in call("compare", "digits-1", "digits-2", "--storage", tmp_path).splitlines()
+    }
+    assert lines["optimizer.lr"] == ["0.1", "0.2"]
+    assert lines["val/accuracy"] == ["0.8", "0.9", "*"]
+    assert lines["val/loss"] == ["0.4", "*", "0.5"]
+    assert lines["odd"] == ["1", "2"]
+    assert "job.name" not in lines
+    compared = json.loads(call("--storage", tmp_path, "compare", "digits-1", "digits-2", "--json"))
+    assert compared["best"] == {"val/accuracy": "digits-2", "val/loss": "digits-1", "odd": None}
+
+
+def test_comparing_a_run_with_itself_is_refused(tmp_path):
+    make_run(tmp_path, "digits-1")
+    with pytest.raises(ConfigError, match="twice"):
+        call("--storage", tmp_path, "compare", "digits-1", "last")
+
+
+def test_an_unknown_run_is_told(tmp_path):
+    make_run(tmp_path, "digits-1")
+    with pytest.raises(UnknownRunError, match="digits-1"):
+        call("--storage", tmp_path, "show", "digit5")
+
+
+def test_words():
+    assert [ago(seconds) for seconds in (5, 65, 3600, 90000)] == ["5s", "1m 5s", "1h", "1d 1h"]
+    assert [number(value) for value in (0.123456, 3.0, 1.2e-7, float("nan"), float("inf"))] == [
+        "0.1235",
+        "3",
+        "1.2e-07",
+        "nan",
+        "inf",
+    ]
+    assert sparkline([0, 1, 2, 3, 4, 5, 6, 7]) == "▁▂▃▄▅▆▇█"
+    assert sparkline([1.0, float("nan"), 2.0]) == "▁ █"
+    assert len(sparkline([float(index) for index in range(1001)])) <= 40
+
+
+def test_it_imports_nothing_heavy():
+    code = "import sys, orchestrator.cli.runs, orchestrator.cli.ui; print(sorted(sys.modules))"
+    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    for heavy in ("'mlflow'", "'torch'", "'hydra'", "'ray'"):
+        assert heavy not in modules
