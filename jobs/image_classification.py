@@ -45,7 +45,9 @@ class Block(nn.Module):
         self.norm2 = nn.GroupNorm(4, outputs)
         self.dropout = nn.Dropout(dropout)
         self.around = (
-            nn.Identity() if (inputs, stride) == (outputs, 1) else nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False)
+            nn.Identity()
+            if (inputs, stride) == (outputs, 1)
+            else nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False)
         )
 
     def forward(self, images: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +56,7 @@ class Mlp(nn.Module):
         super().__init__()
         sizes = [inputs] + [width] * depth
         self.layers = nn.ModuleList(
-            nn.Sequential(nn.Linear(a, b), nn.GELU(), nn.Dropout(dropout)) for a, b in zip(sizes, sizes[1:], strict=False)
+            nn.Sequential(nn.Linear(a, b), nn.GELU(), nn.Dropout(dropout)) for a, b in pairwise(sizes)
         )
         self.head = nn.Linear(sizes[-1], 1)
 

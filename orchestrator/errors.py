@@ -52,7 +52,7 @@ class UnknownRunError(OrchestratorError):
 
 
 class MachineError(OrchestratorError):
-    """This machine or cluster lacks what the plan needs."""
+    """The machine or cluster lacks what the plan needs."""
 
     exit_code = 3
 

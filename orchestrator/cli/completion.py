@@ -80,7 +80,7 @@ def completion(shell: str) -> None:
     bash, in ~/.bashrc:                     eval "$(orchestrator completion bash)"
     zsh, in ~/.zshrc:                       eval "$(orchestrator completion zsh)"
     fish, in ~/.config/fish/config.fish:    orchestrator completion fish | source
-    """  # noqa: D301
+    """
     from orchestrator.cli.main import cli
 
     for program in PROGRAMS:

@@ -95,7 +95,7 @@ def cli(context: click.Context, verbose: bool) -> None:
     orchestrator plan job=digits              what would run
     orchestrator train job=digits             run it
     orchestrator runs                         what ran
-    """  # noqa: D301  \b is click's mark for lines to leave as they are
+    """
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
 

@@ -20,7 +20,7 @@ def plan(config: ConfigArgs, out: str | None) -> None:
     orchestrator plan job=digits cluster.workers=2..8 strategy=zero2
     orchestrator plan job=digits --cfg job              the composed config instead
     orchestrator plan job=digits --json > plan.json     the plan as data
-    """  # noqa: D301
+    """
     if config.handled_show():
         return
     from orchestrator.cli.planning import make_plan

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import os
 from typing import TYPE_CHECKING
 
 from orchestrator import paths
@@ -30,6 +31,7 @@ def make_plan(config: ConfigArgs, *, check_targets: bool = True) -> Plan:
         environment=inventory.versions(),
         shared_storage=storage.shared or _shared(paths.absolute(storage.path)),
         project=paths.project_dir(),
+        tracking_uri=os.environ.get("MLFLOW_TRACKING_URI"),
     )
     return _checked(plan, loaded) if check_targets else plan
 

@@ -48,7 +48,14 @@ class LiveView:
     """A progress bar with loss, speed and time to go."""
 
     def __init__(self, console: Console) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            SpinnerColumn,
+            TextColumn,
+            TimeRemainingColumn,
+        )
 
         self._progress = Progress(
             SpinnerColumn(),
@@ -109,7 +116,9 @@ def milestone(event: Event) -> str:
             f"on {data['device'].split(':')[0]}, {data['parameters']:,} parameters"
         )
     if event.kind == events.EVALUATED:
-        return f"step {event.step}  " + "  ".join(f"{name} {value:.4g}" for name, value in event.data["metrics"].items())
+        return f"step {event.step}  " + "  ".join(
+            f"{name} {value:.4g}" for name, value in event.data["metrics"].items()
+        )
     if event.kind == events.CHECKPOINT and event.data["best"]:
         return f"step {event.step}  best so far, saved as {event.data['name']}"
     if event.kind == events.NOTE:
@@ -120,7 +129,9 @@ def milestone(event: Event) -> str:
 def render_summary(summary: dict[str, Any], stream: TextIO) -> None:
     """What a person wants to know at the end."""
     metrics = "  ".join(
-        f"{name} {value:.4g}" for name, value in summary["metrics"].items() if not name.startswith(("system/", "train/"))
+        f"{name} {value:.4g}"
+        for name, value in summary["metrics"].items()
+        if not name.startswith(("system/", "train/"))
     )
     run = summary["run"]
     lines = [

@@ -33,7 +33,7 @@ def runs(context: click.Context, storage: str | None, as_json: bool, limit: int,
     orchestrator runs
     orchestrator runs show last
     orchestrator runs compare RUN RUN
-    """  # noqa: D301  \b is click's mark for lines to leave as they are
+    """
     if context.invoked_subcommand:
         return
     from orchestrator.tracking.runs import list_runs

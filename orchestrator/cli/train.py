@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 @click.command()
 @config_options
-@click.option("--plan", "plan_file", metavar="FILE", type=click.Path(dir_okay=False), help="Run this plan as it stands.")
+@click.option(
+    "--plan", "plan_file", metavar="FILE", type=click.Path(dir_okay=False), help="Run this plan as it stands."
+)
 @click.option("--id", "run_id", metavar="ID", help="The new run's id.  [default: job, date and time]")
 def train(config: ConfigArgs, plan_file: str | None, run_id: str | None) -> None:
     """Plan a job and run it here, or on the Ray cluster that cluster.address names.

@@ -40,7 +40,7 @@ from orchestrator.config import diagnose, keys
 from orchestrator.config.provenance import ConfigFile, Origins, shown
 from orchestrator.config.schema import JobSpec
 from orchestrator.config.spec import on_schema
-from orchestrator.config.values import in_value
+from orchestrator.config.values import first_line, in_value
 from orchestrator.errors import ConfigError, did_you_mean
 
 ConfigStore.instance().store(name="schema", node=JobSpec, provider="orchestrator")
@@ -222,7 +222,7 @@ def _repository(loader: ConfigLoaderImpl, config_name: str, own: Sequence[Overri
         try:
             _, repo = loader._parse_overrides_and_create_caching_repo(config_name, lines)
         except ConfigCompositionException as error:
-            raise ConfigError(f"{diagnose.first_line(error)}.", "Write hydra.searchpath=[folder, ...].") from error
+            raise ConfigError(f"{first_line(error)}.", "Write hydra.searchpath=[folder, ...].") from error
     for source in repo.get_sources():
         if not source.available():
             raise ConfigError(f"hydra.searchpath names {source.path}, which is not there.", "Correct it, or create it.")
@@ -280,8 +280,8 @@ def _file_errors(repo: IConfigRepository) -> Iterator[None]:
         raise diagnose.bad_yaml(error) from error
     except PermissionError as error:
         raise ConfigError(f"{shown(Path(str(error.filename)))} cannot be read.", "Check its permissions.") from error
-    except MissingConfigException:
-        raise  # an OSError too, but one that has more to say
+    except (MissingConfigException, OmegaConfBaseException):
+        raise  # an OSError and sometimes a ValueError too, but they have more to say
     except (OSError, ValueError) as error:
         raise diagnose.bad_file(error, repo) from error
 

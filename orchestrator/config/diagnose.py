@@ -114,12 +114,16 @@ def in_files(error: Exception, at: Files) -> ConfigError:
         return bad_yaml(error)
     if isinstance(error, MissingConfigException):
         return _missing_config(error, at)
-    inner = error.__cause__ or error.__context__
+    inner = error if isinstance(error, OmegaConfBaseException) else error.__cause__ or error.__context__
     parent = re.match(r"In '(.+?)'", str(error))
     if isinstance(inner, GrammarParseError):
         return bad_file(inner, at.repo)
     if isinstance(inner, OmegaConfBaseException):
         origins = at.origins.only(parent[1]) if parent else at.origins
+        if parent and str(inner.full_key) == parent[1].rpartition("/")[0]:
+            # The content of an experiment, say, belongs to the root and not to a node `experiment`.
+            message = f"{inner.full_key} is not a setting{origins.where(str(inner.full_key))}."
+            return ConfigError(message, "Begin the file with the line: # @package _global_")
         return in_value(inner, origins, fallback=f"{parent[1]}.yaml" if parent else "")
     for override in at.overrides:
         group = override.key_or_group

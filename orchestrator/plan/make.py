@@ -24,16 +24,18 @@ def make(
     environment: dict[str, str],
     shared_storage: bool,
     project: Path | None = None,
+    tracking_uri: str | None = None,
 ) -> Plan:
     """Decide exactly what will run.
 
     `resolved` is `spec` as plain data, kept in the plan; `environment` the package versions; `shared_storage` whether
-    every node sees the storage path; `project` the folder that `strategy.deepspeed_file` is relative to.
+    every node sees the storage path; `project` the folder that `strategy.deepspeed_file` is relative to;
+    `tracking_uri` the store that tracking.uri=null stands for, when it is not the embedded one.
     """
     _check_length(spec)
     _check_mesh(spec)
     _check_launcher(spec)
-    _check_nodes(spec, shared_storage=shared_storage)
+    _check_nodes(spec, shared_storage=shared_storage, tracking_uri=spec.tracking.uri or tracking_uri)
     resources = _resources(spec, inventory)
     _check_precision(spec, inventory, resources)
     arrangements = batch.arrange(spec, _beyond_gpus(spec, inventory, resources))
@@ -139,7 +141,7 @@ def _check_launcher(spec: JobSpec) -> None:
         )
 
 
-def _check_nodes(spec: JobSpec, *, shared_storage: bool) -> None:
+def _check_nodes(spec: JobSpec, *, shared_storage: bool, tracking_uri: str | None) -> None:
     nodes = spec.cluster.nodes
     if nodes == 1:
         return
@@ -149,9 +151,8 @@ def _check_nodes(spec: JobSpec, *, shared_storage: bool) -> None:
             "this host's own disk: checkpoints of workers elsewhere would be lost.",
             "Set storage.path to a shared folder or a URL (s3://bucket/runs); if it is shared, storage.shared=true.",
         )
-    uri = spec.tracking.uri
-    if spec.tracking.enabled and (uri is None or uri.startswith("sqlite:")):
-        where = f"tracking.uri={uri}" if uri else "tracking.uri=null"
+    if spec.tracking.enabled and (tracking_uri is None or tracking_uri.startswith("sqlite:")):
+        where = f"tracking.uri={tracking_uri or 'null'}"
         raise PlanError(
             f"cluster.nodes={nodes} needs a tracking server: {where} is a SQLite file that only this host can write.",
             "Set tracking.uri=http://host:5000 (mlflow server), or tracking.enabled=false.",

@@ -1,4 +1,4 @@
-"""The first and last thing in every worker process, whoever started it: logs, import path, threads, and failures kept."""
+"""The first and last thing in every worker process, whoever started it: logs, import path, and failures kept."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def run_entry(ctx: WorkerContext) -> None:
     try:
         _import_path(ctx.launch.project)
         _entry(ctx.launch)(ctx)
-    except BaseException as error:  # noqa: BLE001 - a process boundary: recorded with its traceback, then raised again
+    except BaseException as error:
         if not isinstance(error, SystemExit):
             record_failure(ctx.launch, ctx.rank, error)
         raise
@@ -36,7 +36,7 @@ def run_entry(ctx: WorkerContext) -> None:
 
 
 def record_failure(launch: Launch, rank: int, error: BaseException) -> None:
-    """Keep what went wrong where the driver finds it; the earliest of an attempt is the cause, the rest follow from it."""
+    """Keep what went wrong where the driver finds it; the earliest of an attempt is the cause of the others."""
     traceback.print_exc()
     record = {
         "rank": rank,

@@ -10,7 +10,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from orchestrator.errors import PlanError
@@ -26,6 +26,8 @@ class Progress:
     step: int = 0
     best: float | None = None
     best_step: int | None = None
+    best_metrics: dict[str, float] = field(default_factory=dict)
+    """All validation metrics at the best step."""
     stale: int = 0
     """Evaluations since the monitored metric got better."""
     evaluated_step: int = -1
@@ -49,14 +51,16 @@ class Checkpoints:
 
     def last(self) -> str | None:
         """The newest committed checkpoint."""
-        return (self.names() or [None])[-1]
+        names = self.names()
+        return names[-1] if names else None
 
     def progress(self, name: str) -> Progress:
         """What was known when a checkpoint was saved; refuses one that this world size cannot load."""
         state = json.loads(self._store.read(f"{name}/{STATE}"))
         if state["world_size"] != self._world_size:
             raise PlanError(
-                f"Checkpoint {name} was saved by {state['world_size']} workers and cannot be loaded by {self._world_size}.",
+                f"Checkpoint {name} was saved by {state['world_size']} workers and cannot be loaded by "
+                f"{self._world_size}.",
                 f"Resume with cluster.workers={state['world_size']}.",
             )
         return Progress(**state["progress"])

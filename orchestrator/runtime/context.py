@@ -1,4 +1,4 @@
-"""All that worker code sees of the world. Whoever starts workers implements it; the worker imports neither Ray nor us."""
+"""All that worker code sees of the world. Whoever starts workers implements it; the worker knows nothing of Ray."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Launch:
 
 
 class WorkerContext(Protocol):
-    """One worker's view of its run. Ranks are known before `entry` is called, the process group is up, the device is set."""
+    """One worker's view of its run. When `entry` is called, ranks are known and the process group is up."""
 
     launch: Launch
     rank: int
@@ -40,7 +40,7 @@ class WorkerContext(Protocol):
         """Tell the launcher about a milestone (evaluation, checkpoint). Not for every step. Does not raise."""
 
     def should_stop(self) -> bool:
-        """Whether a person or the cluster asked this run to save and end. Cheap; may differ between ranks for a moment."""
+        """Whether someone asked this run to save and end. Cheap; may differ between ranks for a moment."""
 
     @property
     def checkpoints(self) -> Store:
@@ -48,7 +48,7 @@ class WorkerContext(Protocol):
 
 
 class StoreContext:
-    """The part of a WorkerContext that is the same for every launcher: run storage carries stop requests and checkpoints."""
+    """What is the same for every launcher: run storage carries stop requests and checkpoints."""
 
     def __init__(self, launch: Launch, *, rank: int, world_size: int, local_rank: int, node_rank: int) -> None:
         self.launch = launch

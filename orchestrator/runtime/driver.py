@@ -40,7 +40,7 @@ class View(Protocol):
 
 
 class Interrupts:
-    """Counts Ctrl-C and SIGTERM instead of being ended by them; the second raises KeyboardInterrupt where it strikes."""
+    """Counts Ctrl-C and SIGTERM instead of being ended by them; the second raises KeyboardInterrupt."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -63,7 +63,7 @@ class Interrupts:
 
 
 def carry_out(record: RunRecord, plan: Plan, spec: JobSpec, view: View, launcher: Launcher | None = None) -> RunRecord:
-    """Run one attempt to its end. Raises RunFailedError, RunStoppedError or MachineError; the record tells all in any case."""
+    """Run one attempt to its end. Raises when it failed, was stopped or could not start; the record tells in any case."""
     refuse_second_driver(record)
     launcher = launcher or make_launcher(spec)
     driver = Driver(record, plan, spec, view, launcher)
@@ -71,7 +71,7 @@ def carry_out(record: RunRecord, plan: Plan, spec: JobSpec, view: View, launcher
         try:
             driver.start()
             driver.watch(interrupts)
-        except BaseException as error:  # noqa: BLE001 - whatever ends the attempt is recorded, then raised again
+        except BaseException as error:
             driver.end(_status_after(error), str(error) or type(error).__name__)
             if isinstance(error, KeyboardInterrupt):
                 raise RunStoppedError("Stopped at once, without saving.", driver.resume_hint()) from None
@@ -89,7 +89,8 @@ def refuse_second_driver(record: RunRecord) -> None:
     attempt = record.attempts[-1]
     if attempt.host == socket.gethostname() and _is_alive(attempt.pid):
         raise PlanError(
-            f"Run {record.id} is being trained by process {attempt.pid} on this machine.", "Stop that one first, with Ctrl-C."
+            f"Run {record.id} is being trained by process {attempt.pid} on this machine.",
+            "Stop that one first, with Ctrl-C.",
         )
 
 
@@ -108,6 +109,7 @@ class Driver:
         self._sink: MlflowSink | None = None
         self._started_workers = False
         self._asked_to_stop = False
+        self._told_trouble = False
         self._deadline = 0.0
 
     def start(self) -> None:
@@ -133,7 +135,7 @@ class Driver:
         if tracked:
             sink = MlflowSink(tracking, tracked, self._record, self._plan)
             self._record.mlflow_run_id = sink.start()
-            self._record.tracking_uri = tracked.uri
+            self._record.tracking_uri = tracked.shown
             self._record.save()
             self._sink = sink
 
@@ -148,14 +150,14 @@ class Driver:
                 break
             if not self._started_workers and time.monotonic() > self._deadline:
                 raise MachineError(
-                    f"The workers have not started within cluster.start_timeout_s={self._spec.cluster.start_timeout_s:g}.",
+                    f"The workers did not start within cluster.start_timeout_s={self._spec.cluster.start_timeout_s:g}.",
                     f"See {self._record.root}/{paths.LOGS}, or give them longer.",
                 )
             time.sleep(POLL_S)
         self._conclude(ended)
 
     def end(self, status: Status, error: str = "") -> None:
-        """Write down how it ended, and let go of workers and tracking. Reports trouble with tracking; never raises for it."""
+        """Write down how it ended, and let go of workers and tracking; trouble with tracking is only told."""
         if status is not Status.finished:
             self._launcher.kill()
         self._launcher.close()
@@ -193,6 +195,13 @@ class Driver:
             if self._sink:
                 self._sink.record(event)
             self._view.event(event)
+        self._tell_tracking_trouble()
+
+    def _tell_tracking_trouble(self) -> None:
+        """Say once that the tracking server does not take metrics; training goes on all the same."""
+        if self._sink and self._sink.problem and not self._told_trouble:
+            self._told_trouble = True
+            self._view.say(f"note: tracking does not answer, training goes on: {self._sink.problem}")
 
     def _note(self, event: Event) -> None:
         record = self._record
@@ -238,13 +247,14 @@ class Driver:
         return RunFailedError(message, f"Traceback and log: {log}. {self.resume_hint()}.")
 
     def _finish_tracking(self, sink: MlflowSink, status: Status) -> None:
-        logs = {name: self._store.read(f"{paths.LOGS}/{name}") for name in self._store.list(paths.LOGS)}
-        with tempfile.TemporaryDirectory(prefix="orchestrator-model-") as scratch:
+        with tempfile.TemporaryDirectory(prefix="orchestrator-finish-") as scratch:
             if status is Status.finished and self._spec.tracking.log_model and self._store.exists(paths.MODEL):
                 self._view.say("recording the model")
                 sink.log_model(self._store.download(paths.MODEL, Path(scratch)))
-        for note in sink.finish(status, logs, self._record.final_metrics):
-            self._view.say(note)
+            logs = self._store.download(paths.LOGS, Path(scratch))
+            files = {path.name: path for path in logs.iterdir()} if logs.is_dir() else {}
+            for note in sink.finish(status, files, self._record.final_metrics):
+                self._view.say(f"note: {note}")
 
 
 def _status_after(error: BaseException) -> Status:

@@ -45,7 +45,8 @@ class Engine:
     @property
     def model(self) -> nn.Module:
         """What a Task calls: forward passes of it are DeepSpeed's."""
-        return self._engine
+        model: nn.Module = self._engine
+        return model
 
     def set_lr(self, lr: float) -> None:
         """Learning rate of the next step, in all groups."""
@@ -61,7 +62,7 @@ class Engine:
         self._engine.backward(loss, scale_wrt_gas=False)
         if self._plain_fp32 and self._engine.is_gradient_accumulation_boundary():
             gradients = [parameter.grad for parameter in self._engine.module.parameters() if parameter.grad is not None]
-            self._norm = nn.utils.get_total_norm(gradients)
+            self._norm = float(nn.utils.get_total_norm(gradients))
 
     def step(self) -> None:
         """Count a micro-batch; the last one of a window updates the weights."""
@@ -94,11 +95,11 @@ class Engine:
         }
 
     def _whole(self, parameter: nn.Parameter) -> Tensor:
-        from deepspeed.utils import safe_get_full_fp32_param
         from deepspeed.runtime.zero import GatheredParameters
+        from deepspeed.utils import safe_get_full_fp32_param
 
         if parameter.requires_grad and not self._plain_fp32:
-            master = safe_get_full_fp32_param(parameter)
+            master: Tensor | None = safe_get_full_fp32_param(parameter)
             if master is not None:
                 return master.detach().cpu().clone()
         if self._stage == 3:
@@ -132,7 +133,7 @@ def _recompute_activations(task: Task, model: nn.Module) -> None:
 
 
 def _cross_precision(model: nn.Module, precision: PrecisionName) -> None:
-    """Hand a half-precision model its inputs in its own format, and its outputs on in fp32, so that Tasks need not care."""
+    """Give a half-precision model its inputs in its own format, and hand its outputs on in fp32: Tasks need not care."""
     if precision is PrecisionName.fp32:
         return
     dtype = DTYPES[precision]

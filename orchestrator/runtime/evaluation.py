@@ -25,7 +25,7 @@ def evaluate(
     counts: bool,
     device: torch.device,
 ) -> dict[str, float]:
-    """Metrics of a whole split; the same on every rank. `counts`: whether this rank is the one of its mesh cell that counts."""
+    """Metrics of a whole split; the same on every rank. `counts`: whether this rank speaks for its mesh cell."""
     shares = split_evenly(len(dataset), batch, data_rank, data_size)
     make: Callable[[int], object] = lambda k: make_batch(task, dataset, shares[k][0], device.type == "cuda")  # noqa: E731
     sums: dict[str, float] = {}
@@ -41,4 +41,6 @@ def evaluate(
     engine.train(True)
     names = sorted(sums)
     totals = agreement.sum([count, *(sums[name] for name in names)])
-    return {name: float(value) for name, value in task.summary(dict(zip(names, totals[1:], strict=True)), totals[0]).items()}
+    return {
+        name: float(value) for name, value in task.summary(dict(zip(names, totals[1:], strict=True)), totals[0]).items()
+    }

@@ -11,7 +11,7 @@ DTYPES = {PrecisionName.fp32: torch.float32, PrecisionName.bf16: torch.bfloat16,
 
 
 def pick_device(local_rank: int, gpus_per_worker: float) -> torch.device:
-    """This worker's GPU when the plan gives it one, else the CPU."""
+    """The worker's GPU when the plan gives it one, else the CPU."""
     if gpus_per_worker <= 0:
         return torch.device("cpu")
     if not torch.cuda.is_available():

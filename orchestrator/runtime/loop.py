@@ -159,7 +159,11 @@ class Loop:
             }
         )
         if not math.isfinite(loss):
-            self._parts.emit(events.NOTE, self.progress.step, message=f"the training loss is {loss}: lower optimizer.lr or set job.clip")
+            self._parts.emit(
+                events.NOTE,
+                self.progress.step,
+                message=f"the training loss is {loss}: lower optimizer.lr or set job.clip",
+            )
 
     def _emit_metrics(self, metrics: dict[str, float]) -> None:
         self.metrics.update(metrics)
@@ -221,6 +225,7 @@ class Loop:
             progress.stale = 0
         if gain > 0:
             progress.best, progress.best_step = value, progress.step
+            progress.best_metrics = {f"val/{name}": value for name, value in metrics.items()}
             if self._parts.spec.checkpoint.best:
                 self._save_if(True)
 

@@ -49,7 +49,7 @@ class RayContext(StoreContext):
 
 
 class RayLauncher:
-    """Starts Ray where none was named, and runs a TorchTrainer in a thread, so that the driver stays free for people."""
+    """Starts Ray where none was named, and runs a TorchTrainer in a thread: the driver stays free for people."""
 
     def __init__(self, address: str | None) -> None:
         self._address = address
@@ -134,7 +134,8 @@ class RayLauncher:
             if wanted > found:
                 key = f"cluster.{name.lower()}s_per_worker"
                 raise MachineError(
-                    f"{launch.world_size} workers with {each:g} {name} each need {wanted:g}, but the cluster has {found:g}.",
+                    f"{launch.world_size} workers with {each:g} {name} each need {wanted:g}, "
+                    f"but the cluster has {found:g}.",
                     f"Set cluster.workers={int(found // each)} or lower {key}." if found >= each else f"Lower {key}.",
                 )
 
@@ -173,7 +174,9 @@ def _check_answers(address: str) -> None:
     host, colon, port = address.rpartition(":")
     if not colon:
         return
-    hint = "Give Ray's address as HOST:PORT (the port is 6379 unless set otherwise), or start it with: ray start --head."
+    hint = (
+        "Give Ray's address as HOST:PORT (the port is 6379 unless set otherwise), or start it with: ray start --head."
+    )
     if "/" in host or not port.isdigit():
         raise MachineError(f"cluster.address={address} is not an address of Ray.", hint)
     try:

@@ -10,7 +10,8 @@ A complete one:
         def metrics(self, model, batch):
             images, labels = batch
             logits = model(images)
-            return {"loss": cross_entropy(logits, labels, reduction="sum"), "accuracy": (logits.argmax(1) == labels).sum()}
+            right = (logits.argmax(1) == labels).sum()
+            return {"loss": cross_entropy(logits, labels, reduction="sum"), "accuracy": right}
 
 Sums, not means: workers and micro-batches differ in size, so the division by the global count happens once, here.
 """
@@ -64,7 +65,9 @@ class Task:
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The summed (not averaged) loss of a batch."""
-        raise NotImplementedError(f"{type(self).__name__} needs a method loss(model, batch) that returns a summed loss.")
+        raise NotImplementedError(
+            f"{type(self).__name__} needs a method loss(model, batch) that returns a summed loss."
+        )
 
     def metrics(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor | float]:
         """Sums over a batch, added up over all batches and workers before `summary` sees them."""
@@ -75,5 +78,5 @@ class Task:
         return {name: total / count for name, total in sums.items()}
 
     def blocks(self, model: nn.Module) -> list[nn.Module]:
-        """The modules whose activations are recomputed with activation checkpointing: by default, those in ModuleLists."""
+        """The modules that activation checkpointing computes again: by default, those in ModuleLists."""
         return [block for module in model.modules() if isinstance(module, nn.ModuleList) for block in module]

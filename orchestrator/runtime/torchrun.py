@@ -1,6 +1,6 @@
 """Workers under torchrun: for hosts without Ray, for benchmarks, for a bare GPU host.
 
-By hand, on a run that exists already:  torchrun --nproc-per-node 2 -m orchestrator.runtime.torchrun RUN_FOLDER/launch.json
+By hand:  torchrun --nproc-per-node 2 -m orchestrator.runtime.torchrun LAUNCH.json
 """
 
 from __future__ import annotations
@@ -36,10 +36,16 @@ class TorchrunLauncher:
         (folder / "launch.json").write_text(json.dumps(dataclasses.asdict(launch)))
         command = [sys.executable, "-m", "torch.distributed.run"]
         command += ["--nproc-per-node", str(launch.world_size), "--master-addr", "127.0.0.1"]
-        command += ["--master-port", str(_free_port()), "-m", "orchestrator.runtime.torchrun", str(folder / "launch.json")]
+        command += [
+            "--master-port",
+            str(_free_port()),
+            "-m",
+            "orchestrator.runtime.torchrun",
+            str(folder / "launch.json"),
+        ]
         environment = {**os.environ, "OMP_NUM_THREADS": str(resources.threads)}
         with (folder / "torchrun.log").open("wb") as log:
-            self._process = subprocess.Popen(  # noqa: S603
+            self._process = subprocess.Popen(
                 command,
                 stdout=log,
                 stderr=subprocess.STDOUT,

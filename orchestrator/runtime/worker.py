@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 
-from orchestrator import paths
 from orchestrator.config import load, targets
 from orchestrator.config.schema import JobSpec
 from orchestrator.errors import ConfigError
@@ -54,7 +53,11 @@ def _train(ctx: WorkerContext, plan: Plan, spec: JobSpec, row: Row, task: Task, 
         engine=Engine(task, spec, row, device),
         agreement=agreement,
         checkpoints=Checkpoints(
-            ctx.checkpoints, rank=ctx.rank, world_size=ctx.world_size, barrier=agreement.barrier, keep=spec.checkpoint.keep
+            ctx.checkpoints,
+            rank=ctx.rank,
+            world_size=ctx.world_size,
+            barrier=agreement.barrier,
+            keep=spec.checkpoint.keep,
         ),
         events=EventWriter(open_store(ctx.launch.root), "rank-0", ctx.launch.attempt) if ctx.rank == 0 else None,
         device=device,
@@ -119,6 +122,7 @@ def _finish(parts: Parts, loop: Loop, plan: Plan) -> None:
         name = f"step-{progress.best_step:08d}"
         if name in parts.checkpoints.names():
             parts.checkpoints.load(name, parts.engine.load)
+            loop.metrics.update(progress.best_metrics)
     test = _optional(parts.task, "test")
     if test is not None:
         loop.evaluate_split(test, "test")

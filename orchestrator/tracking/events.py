@@ -53,7 +53,7 @@ class Event:
 
 
 class EventWriter:
-    """Writes one writer's events. On object stores lines are gathered for `interval_s`, on file systems written at once."""
+    """Writes one writer's events: at once on file systems, gathered for `interval_s` on object stores."""
 
     def __init__(
         self, store: Store, writer: str, attempt: int, clock: Callable[[], float] = time.time, interval_s: float = 5.0
@@ -90,7 +90,7 @@ class EventReader:
 
     def poll(self) -> list[Event]:
         """The events since the last call, in order of their time."""
-        events = []
+        events: list[Event] = []
         for name in self._store.list(paths.EVENTS):
             text, self._cursors[name] = self._store.tail(f"{paths.EVENTS}/{name}", self._cursors.get(name, 0))
             events.extend(Event.from_line(line) for line in text.splitlines())

@@ -111,7 +111,9 @@ def create(plan: Plan, run_id: str | None = None, clock: Callable[[], float] = t
     )
     store = record.store
     if store.exists(paths.RECORD):
-        raise StorageError(f"Run {run_id} exists already in {storage}.", "Choose another id, or go on with: orchestrator resume.")
+        raise StorageError(
+            f"Run {run_id} exists already in {storage}.", "Choose another id, or go on with: orchestrator resume."
+        )
     import yaml
 
     store.write(paths.PLAN, plan.to_json())
@@ -154,4 +156,6 @@ def _read(storage: str, run_id: str) -> RunRecord:
     try:
         return RunRecord.from_dict(json.loads(open_store(root).read(paths.RECORD)))
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise StorageError(f"The record of run {run_id} cannot be read: {error}.", f"Look at {root}/{paths.RECORD}.") from error
+        raise StorageError(
+            f"The record of run {run_id} cannot be read: {error}.", f"Look at {root}/{paths.RECORD}."
+        ) from error

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.integration.training import Recorder, carry_out, curve, go_on, plain_curve, plan_of, spec_of
 
 from orchestrator import paths
 from orchestrator.config import targets
@@ -20,6 +19,7 @@ from orchestrator.runtime.torchrun import TorchrunLauncher
 from orchestrator.tracking import events
 from orchestrator.tracking.events import Event
 from orchestrator.tracking.runs import Status
+from tests.integration.training import Recorder, carry_out, curve, go_on, plain_curve, plan_of, spec_of
 
 DIGITS = [
     "job=digits",
@@ -156,7 +156,9 @@ def test_a_killed_run_resumes_to_the_bit(strategy: str) -> None:
     plan = plan_of(*DIGITS, f"strategy={strategy}", "model.dropout=0.1", "checkpoint.every={steps: 4, epochs: null}")
     undisturbed = carry_out(plan)
     launcher = TorchrunLauncher()
-    killer = Recorder(act=lambda event: launcher.kill() if event.kind == events.CHECKPOINT and event.step == 4 else None)
+    killer = Recorder(
+        act=lambda event: launcher.kill() if event.kind == events.CHECKPOINT and event.step == 4 else None
+    )
     from orchestrator.tracking import runs
 
     record = runs.create(plan)
@@ -177,13 +179,15 @@ def test_ctrl_c_saves_and_stops_and_resume_finishes() -> None:
 
     record = runs.create(plan)
     view = Recorder(
-        act=lambda event: os.kill(os.getpid(), signal.SIGINT)
-        if event.kind == events.METRICS and event.step == 5
-        else None
+        act=lambda event: (
+            os.kill(os.getpid(), signal.SIGINT) if event.kind == events.METRICS and event.step == 5 else None
+        )
     )
     from orchestrator.runtime import driver
 
-    with pytest.raises(RunStoppedError, match=rf"Saved at step \d+ and stopped. Go on with: orchestrator resume {record.id}"):
+    with pytest.raises(
+        RunStoppedError, match=rf"Saved at step \d+ and stopped. Go on with: orchestrator resume {record.id}"
+    ):
         driver.carry_out(record, plan, spec_of(plan), view)
     assert record.status is Status.stopped
     assert record.last_checkpoint == f"step-{record.step:08d}"
@@ -198,13 +202,23 @@ def test_ctrl_c_saves_and_stops_and_resume_finishes() -> None:
 
 def test_early_stopping_keeps_the_best_and_the_last_and_makes_the_best_the_final_model() -> None:
     # A learning rate far too high from the fourth evaluation on cannot improve the loss.
-    plan = plan_of(*toy("job.steps=100", "optimizer.lr=0.3", "job.evaluate={steps: 5, epochs: null}", "job.early_stopping.patience=3", "checkpoint.keep=1"))
+    plan = plan_of(
+        *toy(
+            "job.steps=100",
+            "optimizer.lr=0.3",
+            "job.evaluate={steps: 5, epochs: null}",
+            "job.early_stopping.patience=3",
+            "checkpoint.keep=1",
+        )
+    )
     record = carry_out(plan)
     losses = curve(record, "val/loss")
     best_step = min(losses, key=lambda step: losses[step])
     assert record.step < 100
     assert list(losses)[-1] == record.step == best_step + 15
-    kept = sorted(path.name for path in (Path(record.root) / paths.CHECKPOINTS).iterdir() if path.name.startswith("step"))
+    kept = sorted(
+        path.name for path in (Path(record.root) / paths.CHECKPOINTS).iterdir() if path.name.startswith("step")
+    )
     assert kept == [f"step-{best_step:08d}", f"step-{record.step:08d}"]
     model = json.loads((Path(record.root) / paths.MODEL / "model.json").read_text())
     assert model["step"] == best_step
@@ -269,7 +283,9 @@ def test_another_number_of_workers_cannot_load_a_checkpoint_yet_and_says_so(proj
     from orchestrator.runtime.checkpoint import Checkpoints
 
     alone = Checkpoints(record.store.child(paths.CHECKPOINTS), rank=0, world_size=1, barrier=lambda: None, keep=2)
-    with pytest.raises(ConfigError, match=r"was saved by 2 workers and cannot be loaded by 1. Resume with cluster.workers=2"):
+    with pytest.raises(
+        ConfigError, match=r"was saved by 2 workers and cannot be loaded by 1. Resume with cluster.workers=2"
+    ):
         alone.progress("step-00000003")
 
 
