@@ -111,8 +111,9 @@ def milestone(event: Event) -> str:
     if event.kind == events.STARTED:
         data = event.data
         start = f" from step {event.step}" if event.step else ""
+        workers = f"{data['world_size']} worker{'s' if data['world_size'] > 1 else ''}"
         return (
-            f"training {data['total_steps']} steps{start} with {data['world_size']} worker{'s'[: data['world_size'] > 1]} "
+            f"training {data['total_steps']} steps{start} with {workers} "
             f"on {data['device'].split(':')[0]}, {data['parameters']:,} parameters"
         )
     if event.kind == events.EVALUATED:

@@ -80,7 +80,7 @@ def compose(overrides: Sequence[str], config_name: str, config_dir: str | None) 
 
 @contextlib.contextmanager
 def session() -> Iterator[None]:
-    """Hydra's global state as we need it, and put back afterwards: a caller may use Hydra too."""
+    """Hydra's global state as we need it; the config and Hydra of a caller that uses it too are put back."""
     hydra_config, global_hydra = HydraConfig.instance(), GlobalHydra.instance()
     config_before, hydra_before = hydra_config.cfg, global_hydra.hydra
     setup_globals()
@@ -319,6 +319,10 @@ def show(
                     hydra.show_cfg(config_name, composition.lines, cfg or "job", package, resolve)
             except OmegaConfBaseException as error:
                 raise in_value(error, composition.origins) from error
+            except ConfigCompositionException as error:
+                # A project's config.yaml without `schema` in its defaults list, which load() adds and Hydra does not.
+                hint = "Put schema first in the defaults list of the main config."
+                raise ConfigError(f"Hydra cannot show this config: {first_line(error)}.", hint) from error
             except SystemExit as error:
                 raise ConfigError(f"--package {package} is not in the config that --cfg {cfg} shows.") from error
         return text.getvalue()

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from orchestrator import paths
 from orchestrator.storage import Store, open_store
+
+LOOK_INTERVAL_S = 0.5
+"""Between two looks for a stop request."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,13 +62,19 @@ class StoreContext:
         self.local_rank = local_rank
         self.node_rank = node_rank
         self._store = open_store(launch.root)
+        self._looked = -math.inf
+        self._stop = False
 
     def report(self, metrics: Mapping[str, float], checkpoint: str | None = None) -> None:
         """Nothing to tell by default: events in run storage say it all."""
 
     def should_stop(self) -> bool:
-        """Whether the stop file lies in the run's folder."""
-        return self._store.exists(paths.STOP)
+        """Whether the stop file lies in the run's folder; looked up now and then, since that may go over a network."""
+        now = time.monotonic()
+        if not self._stop and now - self._looked >= LOOK_INTERVAL_S:
+            self._looked = now
+            self._stop = self._store.exists(paths.STOP)
+        return self._stop
 
     @property
     def checkpoints(self) -> Store:

@@ -63,7 +63,7 @@ class Interrupts:
 
 
 def carry_out(record: RunRecord, plan: Plan, spec: JobSpec, view: View, launcher: Launcher | None = None) -> RunRecord:
-    """Run one attempt to its end. Raises when it failed, was stopped or could not start; the record tells in any case."""
+    """Run one attempt to its end. Raises when it failed, was stopped or could not start; the record always tells."""
     refuse_second_driver(record)
     launcher = launcher or make_launcher(spec)
     driver = Driver(record, plan, spec, view, launcher)

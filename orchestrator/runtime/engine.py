@@ -133,7 +133,7 @@ def _recompute_activations(task: Task, model: nn.Module) -> None:
 
 
 def _cross_precision(model: nn.Module, precision: PrecisionName) -> None:
-    """Give a half-precision model its inputs in its own format, and hand its outputs on in fp32: Tasks need not care."""
+    """Give a half-precision model its inputs in its own format, and hand its outputs on in fp32."""
     if precision is PrecisionName.fp32:
         return
     dtype = DTYPES[precision]

@@ -172,6 +172,16 @@ def test_show_names_the_interpolation() -> None:
         show(["job.name=${nope}"], resolve=True)
 
 
+def test_show_needs_the_schema(project) -> None:
+    project.write("conf/config.yaml", "job: {name: x, task: 'jobs.regression:Regression'}\n")
+    with pytest.raises(ConfigError) as caught:
+        show(["job.epochs=3"])
+    assert str(caught.value) == (
+        "Hydra cannot show this config: Could not override 'job.epochs'. "
+        "Put schema first in the defaults list of the main config."
+    )
+
+
 def test_the_last_setting_is_the_one_that_is_named(project) -> None:
     project.write("conf/job/x.yaml", "name: x\ntask: jobs.regression:Regression\nepochs: -1\n")
     assert load(["job=x", "job.epochs=2"]).spec.job.epochs == 2
