@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from orchestrator import paths
 from orchestrator.errors import StorageError
@@ -41,6 +43,15 @@ def sync_folder(path: Path) -> None:
         os.close(handle)
 
 
+def sync_tree(path: Path) -> None:
+    """Make a folder's content survive a power cut, before a rename says that it is complete."""
+    for folder, _, files in os.walk(path):
+        for name in files:
+            with (Path(folder) / name).open("rb") as file:
+                os.fsync(file.fileno())
+        sync_folder(Path(folder))
+
+
 def open_store(root: str) -> Store:
     """The store for a folder or an fsspec URL."""
     return RemoteStore(root) if paths.is_url(root) else LocalStore(root)
@@ -60,7 +71,7 @@ class Store:
         raise NotImplementedError
 
     def read(self, name: str) -> str:
-        """The whole of a file; FileNotFoundError when it is not there."""
+        """The whole of a file; FileNotFoundError, which is no error of the medium, when it is not there."""
         raise NotImplementedError
 
     def exists(self, name: str) -> bool:
@@ -80,11 +91,15 @@ class Store:
         raise NotImplementedError
 
     def upload(self, folder: Path, name: str) -> None:
-        """Copy a local folder here, so that it is visible only when it is complete."""
+        """Copy a local folder here. File systems show it only when it is complete, in place of one of that name; in
+        other stores several workers may each add their files to it, and JSON files, which describe others, come last.
+        """
         raise NotImplementedError
 
     def download(self, name: str, folder: Path) -> Path:
-        """A local folder with the content of one here; on a file system that is the folder itself."""
+        """A local folder with the content of one here; on a file system that is the folder itself. When there is none
+        here, there is none at the path returned.
+        """
         raise NotImplementedError
 
     def remove(self, name: str) -> None:
@@ -106,37 +121,37 @@ class LocalStore(Store):
         self.path = Path(root)
 
     def write(self, name: str, text: str) -> None:
-        try:
+        with _medium("write", f"{self.root}/{name}"):
             write_atomically(self.path / name, text.encode())
-        except OSError as error:
-            raise _unusable(f"{self.root}/{name}", error) from error
 
     def read(self, name: str) -> str:
-        return (self.path / name).read_text(encoding="utf-8")
+        with _medium("read", f"{self.root}/{name}", may_be_absent=True):
+            return (self.path / name).read_text(encoding="utf-8")
 
     def exists(self, name: str) -> bool:
-        return (self.path / name).exists()
+        with _medium("read", f"{self.root}/{name}"):
+            return (self.path / name).exists()
 
     def list(self, name: str = "") -> list[str]:
         folder = self.path / name
-        return sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+        with _medium("read", str(folder)):
+            return sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
 
     def append(self, name: str, text: str) -> None:
         path = self.path / name
-        try:
+        with _medium("write", str(path)):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("ab", buffering=0) as file:
-                file.write(text.encode())
-        except OSError as error:
-            raise _unusable(str(path), error) from error
+            with path.open("ab+", buffering=0) as file:
+                file.write(("\n" if _ends_inside_a_line(file) else "").encode() + text.encode())
 
     def tail(self, name: str, cursor: int = 0) -> tuple[str, int]:
         path = self.path / name
-        if not path.is_file():
-            return "", cursor
-        with path.open("rb") as file:
-            file.seek(cursor)
-            data = file.read()
+        with _medium("read", str(path)):
+            if not path.is_file():
+                return "", cursor
+            with path.open("rb") as file:
+                file.seek(cursor)
+                data = file.read()
         whole = data[: data.rfind(b"\n") + 1]
         return whole.decode(errors="replace"), cursor + len(whole)
 
@@ -147,13 +162,13 @@ class LocalStore(Store):
         if folder == target:
             return
         temporary = target.with_name(f".{target.name}.part")
-        try:
+        with _medium("write", str(target)):
             shutil.rmtree(temporary, ignore_errors=True)
             shutil.copytree(folder, temporary)
+            sync_tree(temporary)
             self.remove(name)
             temporary.replace(target)
-        except OSError as error:
-            raise _unusable(str(target), error) from error
+            sync_folder(target.parent)
 
     def download(self, name: str, folder: Path) -> Path:
         return self.path / name
@@ -162,10 +177,15 @@ class LocalStore(Store):
         import shutil
 
         path = self.path / name
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+        with _medium("remove", str(path)):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+
+OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "r2", "oci", "memory"})
+"""There are no folders to be made in these; to ask for one would make a bucket of a misspelt name."""
 
 
 class RemoteStore(Store):
@@ -178,36 +198,46 @@ class RemoteStore(Store):
         try:
             self.fs, self.base = fsspec.core.url_to_fs(root)
         except (ImportError, ValueError) as error:
-            raise StorageError(f"Storage {root} cannot be reached: {error}.") from error
+            reason = str(error).rstrip(".")
+            extra = " For S3: pip install 'orchestrator[s3]'." if isinstance(error, ImportError) else ""
+            raise StorageError(f"Storage {root} cannot be reached: {reason}.{extra}") from error
+        self._has_folders = root.partition("://")[0].rpartition("::")[2] not in OBJECT_STORES
         self._pieces: dict[str, int] = {}
 
     def _at(self, name: str) -> str:
         return f"{self.base}/{name}".rstrip("/")
 
-    def _put(self, name: str, data: bytes) -> None:
-        try:
-            self.fs.makedirs(self._at(name).rsplit("/", 1)[0], exist_ok=True)
-            self.fs.pipe_file(self._at(name), data)
-        except OSError as error:
-            raise _unusable(f"{self.root}/{name}", error) from error
+    def _make_parent(self, path: str) -> None:
+        if self._has_folders:
+            self.fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
 
     def write(self, name: str, text: str) -> None:
-        self._put(name, text.encode())
+        with _medium("write", f"{self.root}/{name}"):
+            self._make_parent(self._at(name))
+            self.fs.pipe_file(self._at(name), text.encode())
 
     def read(self, name: str) -> str:
-        data: bytes = self.fs.cat_file(self._at(name))
+        with _medium("read", f"{self.root}/{name}", may_be_absent=True):
+            data: bytes = self.fs.cat_file(self._at(name))
         return data.decode()
 
     def exists(self, name: str) -> bool:
-        self.fs.invalidate_cache()
-        return bool(self.fs.exists(self._at(name)))
+        # Not fs.exists(): it takes any trouble for absence, and a run would be overwritten or a checkpoint passed over.
+        with _medium("read", f"{self.root}/{name}"):
+            self.fs.invalidate_cache()
+            try:
+                self.fs.info(self._at(name))
+            except FileNotFoundError:
+                return False
+        return True
 
     def list(self, name: str = "") -> list[str]:
-        self.fs.invalidate_cache()
-        try:
-            entries: list[Any] = self.fs.ls(self._at(name), detail=False)
-        except FileNotFoundError:
-            return []
+        with _medium("read", f"{self.root}/{name}"):
+            self.fs.invalidate_cache()
+            try:
+                entries: list[Any] = self.fs.ls(self._at(name), detail=False)
+            except FileNotFoundError:
+                return []
         return sorted(str(entry).rstrip("/").rsplit("/", 1)[-1] for entry in entries)
 
     def append(self, name: str, text: str) -> None:
@@ -215,36 +245,71 @@ class RemoteStore(Store):
         if number is None:
             pieces = self.list(name)
             number = int(pieces[-1]) + 1 if pieces else 1
-        self._put(f"{name}/{number:08d}", text.encode())
+        self.write(f"{name}/{number:08d}", text)
         self._pieces[name] = number + 1
 
     def tail(self, name: str, cursor: int = 0) -> tuple[str, int]:
-        text = ""
-        for piece in self.list(name):
-            if int(piece) > cursor:
-                text += self.read(f"{name}/{piece}")
-                cursor = int(piece)
-        return text, cursor
+        pieces = self._pieces_after(name, cursor) if cursor else self._all_pieces(name)
+        return "".join(pieces), cursor + len(pieces)
+
+    def _pieces_after(self, name: str, last: int) -> list[str]:
+        """Pieces have no gaps: the next is asked for by its number, without listing thousands each time."""
+        pieces: list[str] = []
+        while True:
+            try:
+                pieces.append(self.read(f"{name}/{last + len(pieces) + 1:08d}"))
+            except FileNotFoundError:
+                return pieces
+
+    def _all_pieces(self, name: str) -> list[str]:
+        """All pieces there are, asked for at once."""
+        places = [self._at(f"{name}/{piece}") for piece in self.list(name)]
+        if not places:
+            return []
+        with _medium("read", f"{self.root}/{name}"):
+            found: dict[str, bytes] = self.fs.cat(places)
+        return [data.decode() for _, data in sorted(found.items())]
 
     def upload(self, folder: Path, name: str) -> None:
-        try:
-            for path in sorted(folder.rglob("*")):
-                if path.is_file():
-                    self.fs.makedirs(self._at(f"{name}/{path.relative_to(folder)}").rsplit("/", 1)[0], exist_ok=True)
-                    self.fs.put_file(str(path), self._at(f"{name}/{path.relative_to(folder)}"))
-        except OSError as error:
-            raise _unusable(f"{self.root}/{name}", error) from error
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        with _medium("write", f"{self.root}/{name}"):
+            for path in sorted(files, key=lambda path: (path.suffix == ".json", path)):
+                target = self._at(f"{name}/{path.relative_to(folder)}")
+                self._make_parent(target)
+                self.fs.put_file(str(path), target)
 
     def download(self, name: str, folder: Path) -> Path:
         target = folder / name
-        self.fs.get(self._at(name) + "/", f"{target}/", recursive=True)
+        if self.exists(name):
+            with _medium("read", f"{self.root}/{name}"):
+                self.fs.get(self._at(name) + "/", f"{target}/", recursive=True)
         return target
 
     def remove(self, name: str) -> None:
         if self.exists(name):
-            self.fs.rm(self._at(name), recursive=True)
+            with _medium("remove", f"{self.root}/{name}"):
+                self.fs.rm(self._at(name), recursive=True)
 
 
-def _unusable(path: str, error: OSError) -> StorageError:
-    reason = error.strerror or str(error) or type(error).__name__
-    return StorageError(f"Cannot write {path}: {reason}.", "Set storage.path to a folder or URL you can write to.")
+def _ends_inside_a_line(file: BinaryIO) -> bool:
+    """Whether the writer before us died within a line: what follows must not become part of it."""
+    if file.seek(0, os.SEEK_END) == 0:
+        return False
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) != b"\n"
+
+
+@contextmanager
+def _medium(verb: str, place: str, may_be_absent: bool = False) -> Iterator[None]:
+    """Tell trouble with the medium as a StorageError that names the place and the reason."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a border: each store has errors of its own, botocore's are no OSErrors
+        if may_be_absent and isinstance(error, FileNotFoundError):
+            raise
+        reason = (getattr(error, "strerror", None) or str(error) or type(error).__name__).rstrip(".")
+        do = "read from" if verb == "read" else "write to"
+        hint = f"Set storage.path to a folder or URL you can {do}."
+        raise StorageError(f"Cannot {verb} {place}: {reason}.", hint) from error

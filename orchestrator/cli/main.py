@@ -164,8 +164,11 @@ def _report(error: Exception, message: str, hint: str, code: int, args: Sequence
     if "--json" in args:
         kind = "UsageError" if isinstance(error, click.ClickException) else type(error).__name__
         click.echo(json.dumps({"error": {"type": kind, "message": message, "hint": hint}}, indent=2))
-    label = "internal error" if code == BUG else "error"
-    click.echo(f"{click.style(f'{label}:', fg='red', bold=True)} {message}", err=True)
+    if code == STOPPED:
+        click.echo(message, err=True)
+    else:
+        label = "internal error" if code == BUG else "error"
+        click.echo(f"{click.style(f'{label}:', fg='red', bold=True)} {message}", err=True)
     if hint:
         click.echo(hint, err=True)
     return code

@@ -51,6 +51,11 @@ class Interrupts:
         if self.count > 1:
             raise KeyboardInterrupt
 
+    def ignore(self) -> None:
+        """From now on nothing interrupts: what is left to do is short and must be done."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+
     @contextmanager
     def installed(self) -> Iterator[Interrupts]:
         """Handle both signals for the time of a block."""
@@ -72,10 +77,12 @@ def carry_out(record: RunRecord, plan: Plan, spec: JobSpec, view: View, launcher
             driver.start()
             driver.watch(interrupts)
         except BaseException as error:
+            interrupts.ignore()
             driver.end(_status_after(error), str(error) or type(error).__name__)
             if isinstance(error, KeyboardInterrupt):
                 raise RunStoppedError("Stopped at once, without saving.", driver.resume_hint()) from None
             raise
+        interrupts.ignore()
         driver.end(driver.outcome)
         if driver.outcome is Status.stopped:
             raise RunStoppedError(f"Saved at step {record.step} and stopped.", driver.resume_hint())

@@ -2,17 +2,22 @@
 
 Workers write them and go on; the driver reads them, shows progress and passes metrics to MLflow. So tracking never
 stands in the way of a training step, and everything that happened can be read without any server.
+
+JSON has no NaN and no infinity. Where a metric is one, the files say it as a word ("NaN", "Infinity", "-Infinity"), as
+protobuf's JSON does, so that any reader of JSON can read them; we read the words back as numbers.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator import paths
+from orchestrator.errors import StorageError
 from orchestrator.storage import Store
 
 METRICS = "metrics"
@@ -29,6 +34,22 @@ FINISHED = "finished"
 """Training ended in order: reason (done, early_stopping, stopped), step, metrics."""
 
 
+def in_words(value: Any) -> Any:
+    """The same plain data with words for the numbers that JSON lacks."""
+    if isinstance(value, Mapping):
+        return {key: in_words(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [in_words(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value
+
+
+def metrics_from(data: Mapping[str, float | str]) -> dict[str, float]:
+    """Metrics as numbers again."""
+    return {name: float(value) for name, value in data.items()}
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Event:
     """One thing that happened."""
@@ -42,18 +63,23 @@ class Event:
     def to_line(self) -> str:
         """As one line of JSON."""
         record = {"kind": self.kind, "time": self.time, "attempt": self.attempt, "step": self.step, **self.data}
-        return json.dumps(record, separators=(",", ":")) + "\n"
+        return json.dumps(in_words(record), separators=(",", ":"), allow_nan=False) + "\n"
 
     @classmethod
     def from_line(cls, line: str) -> Event:
         """Read what `to_line` wrote."""
         record = json.loads(line)
         known = {key: record.pop(key) for key in ("kind", "time", "attempt", "step")}
+        if "metrics" in record:
+            record["metrics"] = metrics_from(record["metrics"])
         return cls(**known, data=record)
 
 
 class EventWriter:
-    """Writes one writer's events: at once on file systems, gathered for `interval_s` on object stores."""
+    """Writes one writer's events: at once on file systems, metrics gathered for `interval_s` on object stores.
+
+    An object store that does not answer for a while is no reason to end a training: events wait for the next write.
+    """
 
     def __init__(
         self, store: Store, writer: str, attempt: int, clock: Callable[[], float] = time.time, interval_s: float = 5.0
@@ -70,14 +96,22 @@ class EventWriter:
         """Record one event."""
         now = self._clock()
         self._pending += Event(kind=kind, time=now, attempt=self._attempt, step=step, data=data).to_line()
-        if now - self._written >= self._interval:
-            self.flush()
+        if kind != METRICS or now - self._written >= self._interval:
+            self._flush_if_possible()
 
     def flush(self) -> None:
         """Write what was gathered."""
         if self._pending:
             self._store.append(self._name, self._pending)
             self._pending = ""
+            self._written = self._clock()
+
+    def _flush_if_possible(self) -> None:
+        try:
+            self.flush()
+        except StorageError:
+            if not self._interval:
+                raise
             self._written = self._clock()
 
 
@@ -93,5 +127,13 @@ class EventReader:
         events: list[Event] = []
         for name in self._store.list(paths.EVENTS):
             text, self._cursors[name] = self._store.tail(f"{paths.EVENTS}/{name}", self._cursors.get(name, 0))
-            events.extend(Event.from_line(line) for line in text.splitlines())
+            events.extend(event for line in text.split("\n") if (event := _read(line)))
         return sorted(events, key=lambda event: event.time)
+
+
+def _read(line: str) -> Event | None:
+    """The event in a line; None for what a dying worker left half written."""
+    try:
+        return Event.from_line(line)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import secrets
 import time
 from collections.abc import Callable
@@ -15,6 +16,9 @@ from orchestrator import paths
 from orchestrator.errors import StorageError, UnknownRunError, nearest
 from orchestrator.plan.types import Plan
 from orchestrator.storage import Store, open_store
+from orchestrator.tracking.events import in_words, metrics_from
+
+log = logging.getLogger(__name__)
 
 
 class Status(Enum):
@@ -74,7 +78,7 @@ class RunRecord:
 
     def save(self) -> None:
         """Write the record, all or nothing."""
-        self.store.write(paths.RECORD, json.dumps(self.to_dict(), indent=2) + "\n")
+        self.store.write(paths.RECORD, json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n")
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data, ready for JSON."""
@@ -82,13 +86,26 @@ class RunRecord:
         data["status"] = self.status.value
         for attempt in data["attempts"]:
             attempt["status"] = attempt["status"].value
+        data["final_metrics"] = in_words(self.final_metrics)
         return data
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> RunRecord:
         """Read what `to_dict` wrote."""
+        for attempt in data["attempts"]:
+            _refuse_unknown(Attempt, attempt)
+        _refuse_unknown(cls, data)
         attempts = [Attempt(**{**attempt, "status": Status(attempt["status"])}) for attempt in data["attempts"]]
-        return cls(**{**data, "status": Status(data["status"]), "attempts": attempts})
+        metrics = metrics_from(data.get("final_metrics", {}))
+        return cls(**{**data, "status": Status(data["status"]), "attempts": attempts, "final_metrics": metrics})
+
+
+def _refuse_unknown(kind: type[RunRecord | Attempt], data: dict[str, Any]) -> None:
+    unknown = sorted(set(data) - {field.name for field in dataclasses.fields(kind)})
+    if unknown:
+        raise ValueError(
+            f"{', '.join(unknown)} is unknown to this version of orchestrator, so a newer one has written it"
+        )
 
 
 def new_id(job: str, clock: Callable[[], float] = time.time) -> str:
@@ -125,8 +142,8 @@ def create(plan: Plan, run_id: str | None = None, clock: Callable[[], float] = t
 def load(storage: str, run_id: str) -> RunRecord:
     """The record of one run. A unique beginning of its id is enough; `last` is the newest run."""
     known = ids(storage)
-    if run_id == "last" and known:
-        return max(list_runs(storage), key=lambda record: record.created)
+    if run_id == "last" and (readable := list_runs(storage)):
+        return readable[-1]
     matches = [known_id for known_id in known if known_id == run_id] or [
         known_id for known_id in known if known_id.startswith(run_id)
     ]
@@ -147,15 +164,22 @@ def ids(storage: str) -> list[str]:
 
 
 def list_runs(storage: str) -> list[RunRecord]:
-    """All runs, oldest first."""
-    return sorted((_read(storage, run_id) for run_id in ids(storage)), key=lambda record: record.created)
+    """All runs that can be read, oldest first; one whose record is damaged is told of and left out."""
+    records = []
+    for run_id in ids(storage):
+        try:
+            records.append(_read(storage, run_id))
+        except StorageError as error:
+            log.warning("%s", error)
+    return sorted(records, key=lambda record: record.created)
 
 
 def _read(storage: str, run_id: str) -> RunRecord:
     root = f"{paths.absolute(storage)}/{run_id}"
     try:
         return RunRecord.from_dict(json.loads(open_store(root).read(paths.RECORD)))
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise StorageError(
-            f"The record of run {run_id} cannot be read: {error}.", f"Look at {root}/{paths.RECORD}."
+            f"The record of run {run_id} cannot be read: {reason}.", f"Look at {root}/{paths.RECORD}."
         ) from error

@@ -130,3 +130,4 @@ class TestRay(LauncherContract):
         launcher.start(launch(tmp_path, "tell_facts"), RESOURCES)
         with pytest.raises(MachineError, match=r"cluster.address=127.0.0.1:1 cannot be reached"):
             wait_until(launcher.poll)
+        launcher.close()
