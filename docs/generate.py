@@ -25,8 +25,7 @@ INTRO = """\
 
 Every setting there is, with its default in the schema. Options of a group (`optimizer=sgd`) and jobs set some of them
 anew; `orchestrator plan ... --cfg job` prints what comes out. Each key can be overridden: `orchestrator train
-optimizer.lr=0.01`. How overrides are written: [README](../README.md#configuration). `mesh.tensor` and `mesh.pipeline`
-take no other value than 1 so far.
+optimizer.lr=0.01`. How overrides are written: [README](../README.md#configuration).
 """
 
 

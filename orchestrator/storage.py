@@ -6,6 +6,7 @@ cannot append, so there a growing file is a folder of numbered pieces; `append` 
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -19,7 +20,10 @@ from orchestrator.errors import StorageError
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file so that a reader, or a crash at any moment, sees the old content or the new, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path.parent)) from error
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -90,6 +94,10 @@ class Store:
         """What a growing file got since `cursor` (0: all), in whole lines, and the cursor to go on from."""
         raise NotImplementedError
 
+    def gather(self, name: str, folder: Path) -> Path:
+        """A local file with all of a growing file; on a file system that is the file itself."""
+        raise NotImplementedError
+
     def upload(self, folder: Path, name: str) -> None:
         """Copy a local folder here. File systems show it only when it is complete, in place of one of that name; in
         other stores several workers may each add their files to it, and JSON files, which describe others, come last.
@@ -109,8 +117,11 @@ class Store:
     def check_writable(self) -> None:
         """Refuse early, with the reason, what could not be written later."""
         probe = f".probe-{os.getpid()}"
-        self.write(probe, "probe\n")
-        self.remove(probe)
+        try:
+            self.write(probe, "probe\n")
+            self.remove(probe)
+        except StorageError as error:
+            raise StorageError(error.message.replace(f"/{probe}", "", 1), error.hint) from error
 
 
 class LocalStore(Store):
@@ -155,6 +166,9 @@ class LocalStore(Store):
         whole = data[: data.rfind(b"\n") + 1]
         return whole.decode(errors="replace"), cursor + len(whole)
 
+    def gather(self, name: str, folder: Path) -> Path:
+        return self.path / name
+
     def upload(self, folder: Path, name: str) -> None:
         import shutil
 
@@ -195,6 +209,8 @@ class RemoteStore(Store):
         import fsspec
 
         self.root = root
+        if set("*?[") & set(root):
+            raise StorageError(f"Storage {root} has one of * ? [ in it, which stores read as a pattern of names.")
         try:
             self.fs, self.base = fsspec.core.url_to_fs(root)
         except (ImportError, ValueError) as error:
@@ -249,26 +265,31 @@ class RemoteStore(Store):
         self._pieces[name] = number + 1
 
     def tail(self, name: str, cursor: int = 0) -> tuple[str, int]:
-        pieces = self._pieces_after(name, cursor) if cursor else self._all_pieces(name)
+        pieces = tuple(self._pieces_after(name, cursor) if cursor else self._all_pieces(name))
         return "".join(pieces), cursor + len(pieces)
 
-    def _pieces_after(self, name: str, last: int) -> list[str]:
+    def _pieces_after(self, name: str, last: int) -> Iterator[str]:
         """Pieces have no gaps: the next is asked for by its number, without listing thousands each time."""
-        pieces: list[str] = []
         while True:
+            last += 1
             try:
-                pieces.append(self.read(f"{name}/{last + len(pieces) + 1:08d}"))
+                piece = self.read(f"{name}/{last:08d}")
             except FileNotFoundError:
-                return pieces
+                return
+            yield piece
 
-    def _all_pieces(self, name: str) -> list[str]:
+    def _all_pieces(self, name: str) -> Iterator[str]:
         """All pieces there are, asked for at once."""
         places = [self._at(f"{name}/{piece}") for piece in self.list(name)]
-        if not places:
-            return []
-        with _medium("read", f"{self.root}/{name}"):
-            found: dict[str, bytes] = self.fs.cat(places)
-        return [data.decode() for _, data in sorted(found.items())]
+        if places:
+            with _medium("read", f"{self.root}/{name}"):
+                found: dict[str, bytes] = self.fs.cat(places)
+            yield from (found[place].decode() for place in places)
+
+    def gather(self, name: str, folder: Path) -> Path:
+        target = folder / name
+        write_atomically(target, "".join(self._all_pieces(name)).encode())
+        return target
 
     def upload(self, folder: Path, name: str) -> None:
         files = [path for path in folder.rglob("*") if path.is_file()]
@@ -306,7 +327,7 @@ def _medium(verb: str, place: str, may_be_absent: bool = False) -> Iterator[None
         yield
     except StorageError:
         raise
-    except Exception as error:  # noqa: BLE001 - a border: each store has errors of its own, botocore's are no OSErrors
+    except Exception as error:  # a border: each store has errors of its own, and botocore's are no OSErrors
         if may_be_absent and isinstance(error, FileNotFoundError):
             raise
         reason = (getattr(error, "strerror", None) or str(error) or type(error).__name__).rstrip(".")

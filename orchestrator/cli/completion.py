@@ -72,7 +72,7 @@ SHELLS: dict[str, type[ShellComplete]] = {"bash": OverrideBash, "zsh": ZshComple
 
 
 @click.command()
-@click.argument("shell", type=click.Choice(list(SHELLS)))
+@click.argument("shell", metavar="SHELL", type=click.Choice(list(SHELLS)))
 def completion(shell: str) -> None:
     """Print the script that completes commands, options and overrides.
 

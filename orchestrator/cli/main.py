@@ -123,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _say("Stopped.", STOPPED)
     except click.ClickException as error:
-        return _report(error, error.format_message(), _usage_hint(error), error.exit_code, args)
+        return _report(error, error.format_message(), _usage_hint(error, args), error.exit_code, args)
     except Exception as error:  # noqa: BLE001  the process boundary: a bug is told as a bug, with its traceback kept
         return _report(error, *_bug(error, args), BUG, args)
 
@@ -174,10 +174,13 @@ def _report(error: Exception, message: str, hint: str, code: int, args: Sequence
     return code
 
 
-def _usage_hint(error: click.ClickException) -> str:
+def _usage_hint(error: click.ClickException, args: Sequence[str]) -> str:
     """Where to read how the command is called."""
+    if isinstance(error, click.NoSuchOption) and error.option_name in ("-m", "--multirun"):
+        return "Sweeps are not available yet: run the command once for each value."
     context = getattr(error, "ctx", None)
-    return f"See: {context.command_path} --help" if context else ""
+    verb = [arg for arg in args if arg in VERBS][:1]
+    return f"See: {context.command_path if context else ' '.join([_program(), *verb])} --help"
 
 
 def _bug(error: Exception, args: Sequence[str]) -> tuple[str, str]:

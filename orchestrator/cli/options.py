@@ -70,7 +70,24 @@ def _complete_config_names(context: click.Context, parameter: click.Parameter, i
     return [name for name in options("") if name.startswith(incomplete)]
 
 
-verbose_option = click.option("-v", "--verbose", is_flag=True, help="Show tracebacks and debug messages.")
+def complete_runs(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[Any]:
+    """Ids of the runs in a storage folder; a URL is not asked, since that takes seconds."""
+    from orchestrator import paths
+    from orchestrator.tracking.runs import LAST, ids
+
+    parent = context.parent.params.get("storage") if context.parent else None
+    storage = context.params.get("storage") or parent or "runs"
+    known = [] if paths.is_url(storage) else ids(storage)
+    return [name for name in (LAST, *known) if known and name.startswith(incomplete)]
+
+
+verbose_option = click.option(
+    "-v", "--verbose", is_flag=True, help="Show tracebacks, and what workers, Ray and DeepSpeed print."
+)
+traceback_option = click.option(
+    "-v", "--verbose", is_flag=True, expose_value=False, help="Show tracebacks and debug messages."
+)
+"""The same for commands that start no workers; `main` reads it from the command line."""
 json_option = click.option("--json", is_flag=True, help="Print JSON, errors included.")
 
 _OPTIONS = (

@@ -10,22 +10,30 @@ from orchestrator.cli.options import ConfigArgs, config_options
 
 
 @click.command()
-@config_options
 @click.option("--out", metavar="FILE", type=click.Path(dir_okay=False), help="Write the plan as JSON to this file too.")
-def plan(config: ConfigArgs, out: str | None) -> None:
-    """Show exactly what would run: workers, batch, DeepSpeed settings, and every worker count that is possible.
+@click.option(
+    "--cluster",
+    "cluster_file",
+    metavar="FILE",
+    type=click.Path(dir_okay=False),
+    help="Plan for the nodes of this cluster.yaml instead of asking the live cluster.",
+)
+@config_options
+def plan(config: ConfigArgs, out: str | None, cluster_file: str | None) -> None:
+    """Show exactly what would run and where: workers, nodes, batch, DeepSpeed settings, every possible worker count.
 
     \b
     orchestrator plan job=digits
     orchestrator plan job=digits cluster.workers=2..8 strategy=zero2
     orchestrator plan job=digits --cfg job              the composed config instead
     orchestrator plan job=digits --json > plan.json     the plan as data
+    orchestrator plan job=digits cluster=existing --cluster cluster.yaml    on machines that do not run yet
     """
     if config.handled_show():
         return
     from orchestrator.cli.planning import make_plan
 
-    made = make_plan(config)
+    made = make_plan(config, cluster_file=cluster_file)
     if out:
         _write(Path(out), made.to_json())
     if config.json:
@@ -35,7 +43,10 @@ def plan(config: ConfigArgs, out: str | None) -> None:
 
     from orchestrator.cli.plan_view import render
 
-    render(made, Console())
+    console = Console()
+    with console.capture() as shown:
+        render(made, console)
+    click.echo("\n".join(line.rstrip() for line in shown.get().splitlines()))
     if out:
         click.echo(f"Written to {out}")
 

@@ -8,7 +8,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.cli.memory_view import memory_table
+from orchestrator.config.units import show_bytes
 from orchestrator.plan.types import Plan, Row
+
+MAX_SPOTS = 8
 
 
 def render(plan: Plan, console: Console) -> None:
@@ -19,6 +23,9 @@ def render(plan: Plan, console: Console) -> None:
     for name, value in _lines(plan):
         table.add_row(name, Text(value))
     console.print(table)
+    if plan.preferred.memory:
+        console.print()
+        console.print(memory_table(plan.preferred.memory))
     if len(plan.rows) > 1:
         console.print()
         console.print(_rows(plan.rows))
@@ -43,6 +50,7 @@ def _lines(plan: Plan) -> list[tuple[str, str]]:
         ("Task", plan.task),
         ("Length", _length(plan.spec)),
         ("Workers", _workers(plan)),
+        ("Placement", _placement(plan)),
         ("Each worker", _resources(plan)),
         ("Mesh", f"{row.mesh.data} data x {row.mesh.tensor} tensor x {row.mesh.pipeline} pipeline"),
         ("Batch", batch_equation(row)),
@@ -96,7 +104,19 @@ def _workers(plan: Plan) -> str:
 
 def _resources(plan: Plan) -> str:
     given = plan.resources
-    return f"{_count(given.cpus, 'CPU')}, {_count(given.gpus, 'GPU')}, {_count(given.threads, 'thread')}"
+    memory = f", {show_bytes(given.memory)} of memory" if given.memory else ""
+    return f"{_count(given.cpus, 'CPU')}, {_count(given.gpus, 'GPU')}{memory}, {_count(given.threads, 'thread')}"
+
+
+def _placement(plan: Plan) -> str:
+    """Where the workers go, as `2 workers on node-a (H100), 2 on node-b`."""
+    spots = plan.placement
+    parts = [f"{spot.workers} on {spot.node}{f' ({spot.gpu})' if spot.gpu else ''}" for spot in spots[:MAX_SPOTS]]
+    if not parts:
+        return ""
+    first = f"{_count(spots[0].workers, 'worker')} on {parts[0].partition(' on ')[2]}"
+    more = [f"and on {len(spots) - MAX_SPOTS} more nodes"] if len(spots) > MAX_SPOTS else []
+    return ", ".join([first, *parts[1:], *more])
 
 
 def _length(spec: dict[str, Any]) -> str:

@@ -5,35 +5,63 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import os
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator import paths
 from orchestrator.cli.options import ConfigArgs
 
 if TYPE_CHECKING:
-    from orchestrator.config.load import Loaded
+    from orchestrator.config.schema import JobSpec
+    from orchestrator.plan.inventory import Inventory
     from orchestrator.plan.types import Plan
 
 UNCHECKED = "The code the config names was not checked: torch is not installed here."
 
 
-def make_plan(config: ConfigArgs, *, check_targets: bool = True) -> Plan:
-    """Compose the config, look at the machine or cluster, and plan. With `check_targets` the named code is imported."""
+def make_plan(config: ConfigArgs, *, check_code: bool = True, cluster_file: str | None = None) -> Plan:
+    """Compose the config, look at the machine or cluster, and plan. With `check_code` the named code is imported.
+
+    `cluster_file`: plan for the nodes that this cluster.yaml describes, instead of asking.
+    """
     from orchestrator.cluster import inventory
-    from orchestrator.plan.make import make
+    from orchestrator.plan.make import check, make
 
     loaded = config.load()
     storage = loaded.spec.storage
+    shared = storage.shared or _shared(paths.absolute(storage.path))
+    tracking_uri = os.environ.get("MLFLOW_TRACKING_URI")
+    # First of all, since asking a cluster takes seconds.
+    check(loaded.spec, shared_storage=shared, tracking_uri=tracking_uri)
+    there = _described(loaded.spec, cluster_file) if cluster_file else inventory.for_spec(loaded.spec)
     plan = make(
         loaded.resolved,
         loaded.spec,
-        inventory.for_spec(loaded.spec),
+        there,
         environment=inventory.versions(),
-        shared_storage=storage.shared or _shared(paths.absolute(storage.path)),
+        shared_storage=shared,
         project=paths.project_dir(),
-        tracking_uri=os.environ.get("MLFLOW_TRACKING_URI"),
+        tracking_uri=tracking_uri,
     )
-    return _checked(plan, loaded) if check_targets else plan
+    if not check_code:
+        return plan
+    from orchestrator.cli.sizing import with_memory
+
+    return with_memory(check_targets(plan, loaded.origins.where), loaded.spec, there)
+
+
+def _described(spec: JobSpec, file: str) -> Inventory:
+    """The nodes of a cluster.yaml, for a spec that will run on a cluster."""
+    from orchestrator.cluster import cluster_file
+    from orchestrator.errors import PlanError
+
+    if spec.cluster.address is None:
+        raise PlanError(
+            f"--cluster {file} describes a Ray cluster, but cluster.address=null trains on this machine.",
+            "Set cluster=existing (or cluster.address=host:6379), or leave out --cluster.",
+        )
+    return cluster_file.of_file(Path(file))
 
 
 def _shared(path: str) -> bool:
@@ -43,11 +71,11 @@ def _shared(path: str) -> bool:
     return paths.is_url(path) or inventory.is_shared_filesystem(path)
 
 
-def _checked(plan: Plan, loaded: Loaded) -> Plan:
+def check_targets(plan: Plan, where: Callable[[str], str] = lambda key: "") -> Plan:
     """Refuse a Task, model or data that does not exist or does not take the config's arguments."""
     if importlib.util.find_spec("torch") is None:
         return dataclasses.replace(plan, notes=(*plan.notes, UNCHECKED))
     from orchestrator.config import targets
 
-    targets.bind(loaded.resolved, project=paths.project_dir(), where=loaded.origins.where)
+    targets.bind(plan.spec, project=paths.project_dir(), where=where)
     return plan

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TextIO
 
+from orchestrator.cli.runs_report import number
 from orchestrator.tracking import events
 from orchestrator.tracking.events import Event
 
@@ -103,7 +104,7 @@ def make_view(stream: TextIO) -> PlainView | LiveView:
 
 def step_line(metrics: dict[str, float]) -> str:
     """The numbers of one step."""
-    return f"loss {metrics['train/loss']:.4g}  {metrics['train/samples_per_second']:.3g} samples/s"
+    return f"loss {metrics['train/loss']:.4g}  {number(metrics['train/samples_per_second'])} samples/s"
 
 
 def milestone(event: Event) -> str:
@@ -127,8 +128,8 @@ def milestone(event: Event) -> str:
     return ""
 
 
-def render_summary(summary: dict[str, Any], stream: TextIO) -> None:
-    """What a person wants to know at the end."""
+def render_summary(summary: dict[str, Any], commands: list[str], stream: TextIO) -> None:
+    """What a person wants to know at the end, and the commands that show more."""
     metrics = "  ".join(
         f"{name} {value:.4g}"
         for name, value in summary["metrics"].items()
@@ -136,14 +137,11 @@ def render_summary(summary: dict[str, Any], stream: TextIO) -> None:
     )
     run = summary["run"]
     lines = [
-        "",
         f"run {run} {summary['status']} after {summary['steps']} steps in {summary['seconds']:.0f} s",
         f"  metrics      {metrics}" if metrics else "",
         f"  folder       {summary['folder']}",
         f"  checkpoint   {summary['checkpoint']}" if summary["checkpoint"] else "",
         f"  MLflow       {summary['tracking_uri']}  run {summary['mlflow_run_id']}" if summary["mlflow_run_id"] else "",
-        "",
-        f"next: orchestrator runs show {run}",
-        "      orchestrator ui" if summary["mlflow_run_id"] else "",
     ]
-    print("\n".join(line for k, line in enumerate(lines) if line or k == 0), file=stream)
+    steps = [f"{'next:' if n == 0 else '':<5} {command}" for n, command in enumerate(commands)]
+    print("\n".join(["", *(line for line in lines if line), "", *steps]), file=stream)

@@ -9,7 +9,8 @@ from typing import Any
 import click
 
 from orchestrator import paths
-from orchestrator.cli.runs_report import RunReport, ago, number, table
+from orchestrator.cli.options import complete_runs, traceback_option
+from orchestrator.cli.runs_report import RunReport, ago, number, table, workers
 from orchestrator.errors import ConfigError
 
 STATUSES = ("created", "running", "finished", "failed", "stopped", "lost")
@@ -25,6 +26,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, 
 @json_option
 @click.option("--limit", metavar="N", type=click.IntRange(min=1), default=20, show_default=True, help="Newest so many.")
 @click.option("--status", type=click.Choice(STATUSES), help="Only those that stand so.")
+@traceback_option
 @click.pass_context
 def runs(context: click.Context, storage: str | None, as_json: bool, limit: int, status: str | None) -> None:
     """List runs, newest first; look into one, or compare several.
@@ -50,9 +52,10 @@ def runs(context: click.Context, storage: str | None, as_json: bool, limit: int,
 
 
 @runs.command()
-@click.argument("run")
+@click.argument("run", shell_complete=complete_runs)
 @storage_option
 @json_option
+@traceback_option
 @click.pass_context
 def show(context: click.Context, run: str, storage: str | None, as_json: bool) -> None:
     """Tell all about one run. RUN is an id, a unique beginning of one, or `last`."""
@@ -66,11 +69,12 @@ def show(context: click.Context, run: str, storage: str | None, as_json: bool) -
             click.echo("\n".join(lines))
 
 
-@runs.command()
-@click.argument("first")
-@click.argument("others", nargs=-1, required=True, metavar="OTHER...")
+@runs.command(short_help="Show settings and results of runs side by side.")
+@click.argument("first", shell_complete=complete_runs)
+@click.argument("others", nargs=-1, required=True, metavar="OTHER...", shell_complete=complete_runs)
 @storage_option
 @json_option
+@traceback_option
 @click.pass_context
 def compare(context: click.Context, first: str, others: tuple[str, ...], storage: str | None, as_json: bool) -> None:
     """Show settings and results of runs side by side, the best of each result marked with *."""
@@ -143,10 +147,10 @@ def _sections(report: RunReport) -> list[tuple[str, list[str]]]:
     """What `show` prints: titles, each with its lines."""
     return [
         ("", _facts(report)),
+        ("failure", report.failure_lines()),
         ("attempts", report.attempt_lines() if len(report.record.attempts) > 1 else []),
         ("results", [f"  {name:<28} {number(value)}" for name, value in report.results.items()]),
         ("history", report.history_lines()),
-        ("failure", report.failure_lines()),
         ("files", report.place_lines()),
         ("next", [f"  {command}" for command in report.next_commands()]),
     ]
@@ -160,7 +164,7 @@ def _facts(report: RunReport) -> list[str]:
         "status": report.status,
         "started": f"{ago(time.time() - record.created)} ago",
         "took": report.duration,
-        "trained": f"{report.step} steps with {report.workers} workers, {report.strategy}, {report.precision}",
+        "trained": f"{report.step} steps with {workers(report.workers)}, {report.strategy}, {report.precision}",
         "best": record.best_checkpoint,
         "newest": record.last_checkpoint,
         "MLflow run": record.mlflow_run_id,

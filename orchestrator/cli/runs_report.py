@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import socket
 from functools import cached_property
 from typing import Any
@@ -14,6 +15,7 @@ from orchestrator.errors import OrchestratorError
 from orchestrator.plan.types import Plan
 from orchestrator.tracking import events, params
 from orchestrator.tracking.runs import RunRecord, Status
+from orchestrator.tracking.store import resolve_uri
 
 BARS = "▁▂▃▄▅▆▇█"
 WIDTH = 40
@@ -164,7 +166,7 @@ class RunReport:
     def attempt_lines(self) -> list[str]:
         """One line for each attempt."""
         return [
-            f"  {attempt.number}  {attempt.status.value:<9} {attempt.world_size} workers"
+            f"  {attempt.number}  {attempt.status.value:<9} {workers(attempt.world_size)}"
             f"  {ago(attempt.ended - attempt.started) if attempt.ended else ''}"
             f"  {attempt.error.splitlines()[0] if attempt.error else ''}".rstrip()
             for attempt in self.record.attempts
@@ -188,10 +190,10 @@ class RunReport:
         failures = self.failures()
         if not failures:
             error = self.record.attempts[-1].error if self.record.attempts else ""
-            return [f"  {line}" for line in error.splitlines()]
+            return [click.style(f"  {line}", fg=None if n else "red") for n, line in enumerate(error.splitlines())]
         first = failures[0]
         trace = str(first.get("traceback", "")).rstrip().splitlines()[-8:]
-        others = f" (and {len(failures) - 1} more workers)" if len(failures) > 1 else ""
+        others = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
         return [
             click.style(f"  {first['type']}: {first['message']}", fg="red"),
             f"  worker {first['rank']}{others}",
@@ -207,17 +209,27 @@ class RunReport:
 
     def next_commands(self) -> list[str]:
         """What one may want to do now."""
-        run, storage = self.record.id, self._storage_flag()
+        run, storage = self.record.id, self.record.storage_flag
         if self.status in ("failed", "stopped", "lost", "created"):
             return [f"orchestrator resume {run}{storage}"]
         if self.status == "running":
             return [f"orchestrator runs show {run}{storage}"]
-        page = [f"orchestrator ui{storage}"] if self.record.mlflow_run_id else []
-        return [*page, f"orchestrator train --plan {self.record.root}/{paths.PLAN}"]
+        again = f"orchestrator train --plan {shlex.quote(f'{self.record.root}/{paths.PLAN}')}"
+        return [*self._page_command(), again]
 
-    def _storage_flag(self) -> str:
-        storage = self.record.root.rsplit("/", 1)[0]
-        return "" if storage == paths.absolute("runs") else f" --storage {storage}"
+    def look_commands(self) -> list[str]:
+        """What shows more of it."""
+        return [f"orchestrator runs show {self.record.id}{self.record.storage_flag}", *self._page_command()]
+
+    def _page_command(self) -> list[str]:
+        """The command that opens MLflow's page on the store it was recorded in, if it was."""
+        record = self.record
+        if not record.mlflow_run_id:
+            return []
+        storage = record.root.rsplit("/", 1)[0]
+        if not paths.is_url(storage) and resolve_uri(None, storage).shown == record.tracking_uri:
+            return [f"orchestrator ui{record.storage_flag}"]
+        return [f"orchestrator ui --uri {shlex.quote(record.tracking_uri)}"]
 
 
 def sparkline(values: list[float]) -> str:
@@ -236,8 +248,8 @@ def sparkline(values: list[float]) -> str:
 
 
 def number(value: float) -> str:
-    """A number in a form to read: 0.0312, 1.2e-05, 1250."""
-    return f"{value:.4g}" if value != int_or_none(value) else str(int(value))
+    """A number in a form to read: 0.0312, 1.2e-05, 27773."""
+    return str(round(value)) if 1000 <= abs(value) < 1e9 or value == int_or_none(value) else f"{value:.4g}"
 
 
 def int_or_none(value: float) -> int | None:
@@ -253,6 +265,11 @@ def ago(seconds: float) -> str:
             rest = seconds % size // part
             return f"{seconds // size}{unit}" + (f" {rest}{smaller}" if rest else "")
     return f"{seconds}s"
+
+
+def workers(count: int | str) -> str:
+    """Some workers, or one."""
+    return f"{count} worker{'' if str(count) == '1' else 's'}"
 
 
 def table(rows: list[list[str]], head: bool = False) -> str:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from orchestrator.cli.options import traceback_option
 from orchestrator.errors import ConfigError, MachineError
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ STOP_TIMEOUT_S = 5.0
 @click.option(
     "--allow-remote", is_flag=True, help="Listen on an address others can reach: anyone can then read and delete runs."
 )
+@traceback_option
 def ui(storage: str, uri: str | None, host: str, port: int, no_open: bool, allow_remote: bool) -> None:
     """Open MLflow's page on the recorded runs. Ctrl-C ends it."""
     from orchestrator.tracking.store import prepare, resolve_uri
@@ -85,6 +87,8 @@ def _serve(store: TrackingStore, host: str, port: int, no_open: bool) -> None:
     reached = "127.0.0.1" if host == "0.0.0.0" else shown
     command = _command(store, host, port)
     click.echo(f"Starting MLflow on {store.shown} ...")
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)  # a closed terminal must not leave the server behind
     with tempfile.TemporaryFile("w+") as errors:
         server = subprocess.Popen(
             command, env=_environment(), stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True
@@ -118,6 +122,8 @@ def _environment() -> dict[str, str]:
     environment = dict(os.environ)
     quiet_telemetry(environment)
     environment.pop("MLFLOW_TRACKING_URI", None)
+    # MLflow's job runners are eight processes of 240 MB each, for features of its GenAI pages.
+    environment.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
     return environment
 
 

@@ -1,19 +1,26 @@
-"""What this machine holds, found without importing torch or Ray, so that `plan` stays quick."""
+"""What this machine or a live Ray cluster holds, found without importing torch or Ray, so that `plan` stays quick."""
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import math
 import os
 import platform
 import shutil
 import socket
 import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 
 import psutil
 
+from orchestrator.cluster import ray_nodes
+from orchestrator.cluster.address import HINT, check_answers
 from orchestrator.config.schema import JobSpec, LauncherName
+from orchestrator.environment import TELEMETRY_OFF
+from orchestrator.errors import MachineError
 from orchestrator.plan.inventory import Gpu, Inventory, Node
 
 PACKAGES = ("orchestrator", "torch", "deepspeed", "ray", "mlflow", "hydra-core")
@@ -27,15 +34,43 @@ SHARED_FILESYSTEMS = frozenset((
 FAST_BF16_FLAGS = frozenset({"amx_bf16", "avx512_bf16"})
 NVIDIA_SMI = ("--query-gpu=index,uuid,name,memory.total,compute_cap", "--format=csv,noheader,nounits")
 NVIDIA_SMI_TIMEOUT_S = 10.0
+RAY_TIMEOUT_S = 60.0
 CGROUP = Path("/sys/fs/cgroup")
 MIB = 1024**2
 
 
 def for_spec(spec: JobSpec) -> Inventory:
-    """What there is to run a spec on: this machine, or a cluster elsewhere that has not been asked."""
+    """What there is to run a spec on: this machine, or the live nodes of the cluster it names."""
     if spec.cluster.address is None or spec.cluster.launcher is LauncherName.torchrun:
         return this_machine()
-    return Inventory(known=False)
+    return of_ray(spec.cluster.address)
+
+
+def of_ray(address: str) -> Inventory:
+    """The live nodes of the Ray cluster at an address; not known where Ray is not installed to ask with."""
+    if importlib.util.find_spec("ray") is None:
+        return Inventory(known=False, note="Ray is not installed here")
+    check_answers(address)
+    command = [sys.executable, "-m", "orchestrator.cluster.ray_nodes", address]
+    environment = {**os.environ, **TELEMETRY_OFF}
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=RAY_TIMEOUT_S, check=False, env=environment
+        )
+    except subprocess.TimeoutExpired as error:
+        raise MachineError(
+            f"Ray at cluster.address={address} did not say what it has within {RAY_TIMEOUT_S:g} s.",
+            "Look at it with: ray status. Is this host one of its nodes?",
+        ) from error
+    try:
+        answer = json.loads((done.stdout.strip().splitlines() or [""])[-1])
+    except json.JSONDecodeError:
+        told = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        answer = {"error": told[-1]}
+    if "nodes" not in answer:
+        told = answer["error"].partition(". ")[0].rstrip(".")
+        raise MachineError(f"Ray at cluster.address={address} cannot be reached: {told}.", HINT)
+    return ray_nodes.from_data(answer)
 
 
 def this_machine() -> Inventory:

@@ -13,6 +13,9 @@ from orchestrator.errors import ConfigError, did_you_mean
 
 BUILT_IN = frozenset(
     {
+        "jobs.causal_lm:CausalLm",
+        "jobs.causal_lm:Gpt",
+        "jobs.causal_lm:text",
         "jobs.image_classification:ImageClassification",
         "jobs.image_classification:SmallResNet",
         "jobs.image_classification:digits",

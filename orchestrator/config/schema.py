@@ -14,6 +14,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from orchestrator.config import units
 from orchestrator.errors import ConfigError
 
 
@@ -42,6 +43,13 @@ class ScheduleName(Enum):
     constant = "constant"
     linear = "linear"
     cosine = "cosine"
+
+
+class PlacementName(Enum):
+    """How workers are laid out over the nodes."""
+
+    pack = "pack"
+    spread = "spread"
 
 
 class PrecisionName(Enum):
@@ -223,7 +231,7 @@ class Schedule:
             raise ConfigError(
                 f"schedule.warmup_steps={self.warmup_steps} and schedule.warmup_fraction={self.warmup_fraction}"
                 " are both given.",
-                "Set one of them to null.",
+                "Set one of them to null (schedule.warmup_fraction=null).",
             )
 
 
@@ -279,9 +287,9 @@ class Mesh:
     data: int | None = None
     """Data-parallel size; null: workers / (tensor x pipeline)."""
     tensor: int = 1
-    """Workers that share each layer's matrices."""
+    """Workers that share each layer's matrices, as the model's `_tp_plan` says; with strategy ddp, zero1 or zero2."""
     pipeline: int = 1
-    """Stages that share the layers."""
+    """Stages that share the layers; not supported yet."""
 
     def __post_init__(self) -> None:
         for key in ("data", "tensor", "pipeline"):
@@ -300,10 +308,18 @@ class Cluster:
     """Worker processes: a number, or a range as '2..8'; null: derived from the batch factors, or else 1."""
     nodes: int = 1
     """Hosts the workers may be spread over."""
+    placement: PlacementName = PlacementName.pack
+    """pack: on as few nodes as possible, at most `nodes`; spread: evenly over `nodes`."""
+    gpu_type: str | None = None
+    """Only nodes whose GPUs have this in their name (`H100`, in any case); null: any."""
+    labels: dict[str, str] = field(default_factory=dict)
+    """Only nodes with all of these Ray labels, as `{zone: a}`."""
     cpus_per_worker: float = 1
     """CPUs reserved for each worker."""
     gpus_per_worker: float | None = None
     """GPUs reserved for each worker; null: 1 where the cluster has any, else 0."""
+    memory_per_worker: Any = None
+    """Host memory reserved for each worker: bytes, or text as `8GiB`; null: none is reserved."""
     threads_per_worker: int = 1
     """Threads of torch in each worker; 1 makes CPU runs equal to the bit."""
     start_timeout_s: float = 300.0
@@ -313,6 +329,9 @@ class Cluster:
         _positive("cluster.nodes", self.nodes)
         _positive("cluster.cpus_per_worker", self.cpus_per_worker)
         _at_least_zero("cluster.gpus_per_worker", self.gpus_per_worker)
+        gpus = self.gpus_per_worker or 0
+        _require(gpus <= 1 or gpus == int(gpus), "cluster.gpus_per_worker", gpus, "above 1 use whole numbers")
+        units.optional_bytes("cluster.memory_per_worker", self.memory_per_worker)
         _positive("cluster.threads_per_worker", self.threads_per_worker)
         _positive("cluster.start_timeout_s", self.start_timeout_s)
         WorkerRange.parse(self.workers)

@@ -17,6 +17,8 @@ STAGES = {
 }
 OFFLOADS_OPTIMIZER = (StrategyName.zero2_offload, StrategyName.zero3_offload)
 OFFLOADS_PARAMETERS = (StrategyName.zero3_offload,)
+SHARES_LAYERS = (StrategyName.ddp, StrategyName.zero1, StrategyName.zero2)
+"""Strategies that go together with mesh.tensor."""
 
 
 def config(spec: JobSpec, arrangement: Arrangement, *, on_gpu: bool) -> dict[str, Any]:
@@ -45,6 +47,9 @@ def config(spec: JobSpec, arrangement: Arrangement, *, on_gpu: bool) -> dict[str
     if spec.strategy.name in OFFLOADS_OPTIMIZER:
         # Otherwise DeepSpeed insists on its own CPU Adam, which it compiles on first use.
         planned["zero_force_ds_cpu_optimizer"] = False
+    if arrangement.mesh.tensor > 1:
+        # A Task's loss needs the whole vocabulary, which DeepSpeed may otherwise leave cut up in the model's outputs.
+        planned["tensor_parallel"] = {"autotp_size": arrangement.mesh.tensor, "vocab_parallel_lm_head": False}
     return planned
 
 

@@ -178,5 +178,6 @@ OWNED = {
     "scheduler": Owned("schedule", advice="Set schedule=linear, schedule=cosine or schedule=constant; delete the key."),
     "sequence_parallel_size": Owned("mesh", 1, advice="Delete the key: sequence parallelism is not supported."),
     "tensor_parallel.autotp_size": Owned("mesh.tensor", 1),
+    "tensor_parallel.vocab_parallel_lm_head": Owned("mesh", False, advice="Delete the key: losses need whole outputs."),
 }
 """Dotted DeepSpeed key -> what decides it here."""

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import paths
-from orchestrator.config.schema import JobSpec, LauncherName, PrecisionName, WorkerRange
+from orchestrator.config import units
+from orchestrator.config.schema import JobSpec, LauncherName, PrecisionName, StrategyName
 from orchestrator.errors import MachineError, PlanError
-from orchestrator.plan import batch, deepspeed, deepspeed_user, schedule
+from orchestrator.plan import batch, budget, deepspeed, deepspeed_user, fit, schedule
 from orchestrator.plan.inventory import Inventory
+from orchestrator.plan.profile_types import ModelProfile
 from orchestrator.plan.types import FORMAT, Plan, Row, WorkerResources
 
 BF16_CAPABILITY = (8, 0)
@@ -25,24 +27,24 @@ def make(
     shared_storage: bool,
     project: Path | None = None,
     tracking_uri: str | None = None,
+    profile: ModelProfile | None = None,
 ) -> Plan:
     """Decide exactly what will run.
 
     `resolved` is `spec` as plain data, kept in the plan; `environment` the package versions; `shared_storage` whether
     every node sees the storage path; `project` the folder that `strategy.deepspeed_file` is relative to;
-    `tracking_uri` the store that tracking.uri=null stands for, when it is not the embedded one.
+    `tracking_uri` the store that tracking.uri=null stands for, when it is not the embedded one; `profile` the model's
+    sizes, without which the plan says nothing about memory (budget.with_memory adds it later).
     """
-    _check_length(spec)
-    _check_mesh(spec)
-    _check_launcher(spec)
-    _check_nodes(spec, shared_storage=shared_storage, tracking_uri=spec.tracking.uri or tracking_uri)
-    resources = _resources(spec, inventory)
-    _check_precision(spec, inventory, resources)
-    arrangements = batch.arrange(spec, _beyond_gpus(spec, inventory, resources))
+    check(spec, shared_storage=shared_storage, tracking_uri=tracking_uri)
+    usable = fit.usable(spec, inventory)
+    resources = _resources(spec, usable)
+    _check_precision(spec, usable, resources)
+    arrangements = batch.arrange(spec, fit.beyond(spec, inventory, resources))
     largest = arrangements.admissible[-1].mesh.world_size
-    _check_gpus(largest, inventory, resources)
+    placed = fit.require_place(spec, inventory, resources, largest)
     rows, changes = _rows(spec, arrangements, _own_settings(spec, project), on_gpu=resources.gpus > 0)
-    return Plan(
+    plan = Plan(
         format=FORMAT,
         job=spec.job.name,
         task=spec.job.task,
@@ -53,10 +55,14 @@ def make(
         inadmissible={str(world): reason for world, reason in arrangements.inadmissible.items()},
         resources=resources,
         nodes=spec.cluster.nodes,
-        notes=(*_notes(spec, inventory, resources, arrangements), *changes),
+        notes=tuple(
+            filter(None, (*_notes(spec, usable, resources, arrangements), fit.waiting(spec, placed), *changes))
+        ),
         environment=dict(environment),
         spec=resolved,
+        placement=placed.spots if placed else (),
     )
+    return budget.with_memory(plan, spec, profile, inventory) if profile else plan
 
 
 def _rows(
@@ -99,10 +105,24 @@ def _resources(spec: JobSpec, inventory: Inventory) -> WorkerResources:
     if gpus is None:
         gpus = 1 if inventory.gpus else 0
     # Floats, because 1 and 1.0 are not the same in JSON and would give equal plans different digests.
-    return WorkerResources(cpus=float(cluster.cpus_per_worker), gpus=float(gpus), threads=cluster.threads_per_worker)
+    return WorkerResources(
+        cpus=float(cluster.cpus_per_worker),
+        gpus=float(gpus),
+        threads=cluster.threads_per_worker,
+        memory=units.optional_bytes("cluster.memory_per_worker", cluster.memory_per_worker) or 0,
+    )
 
 
 # --- checks of the config --------------------------------------------------------------------------------------------
+
+
+def check(spec: JobSpec, *, shared_storage: bool, tracking_uri: str | None = None) -> None:
+    """Refuse what the config alone shows to be wrong, so that no cluster has to be asked first."""
+    _check_length(spec)
+    _check_mesh(spec)
+    _check_launcher(spec)
+    _check_nodes(spec, shared_storage=shared_storage, tracking_uri=spec.tracking.uri or tracking_uri)
+    _check_tracking(spec, tracking_uri)
 
 
 def _check_length(spec: JobSpec) -> None:
@@ -119,10 +139,24 @@ def _check_length(spec: JobSpec) -> None:
 
 
 def _check_mesh(spec: JobSpec) -> None:
-    for key in ("tensor", "pipeline"):
-        size = getattr(spec.mesh, key)
-        if size != 1:
-            raise PlanError(f"mesh.{key}={size} is not supported yet; set mesh.{key}=1.")
+    tensor, pipeline, strategy = spec.mesh.tensor, spec.mesh.pipeline, spec.strategy.name
+    if pipeline != 1:
+        raise PlanError(
+            f"mesh.pipeline={pipeline} is not supported yet.",
+            "Set mesh.pipeline=1; to spread one model over workers, mesh.tensor=2.",
+        )
+    if tensor != 1 and strategy not in deepspeed.SHARES_LAYERS:
+        fitting = ", ".join(f"strategy={name.value}" for name in deepspeed.SHARES_LAYERS)
+        raise PlanError(
+            f"mesh.tensor={tensor} does not go together with strategy={strategy.value}.",
+            f"It does with {fitting}. Or set mesh.tensor=1.",
+        )
+    if tensor != 1 and strategy is StrategyName.ddp and spec.precision.name is not PrecisionName.fp32:
+        raise PlanError(
+            f"mesh.tensor={tensor} with strategy=ddp needs precision=fp32: in {spec.precision.name.value}, DeepSpeed "
+            "takes each worker's part of the gradient for the whole when it clips.",
+            "Set strategy=zero1.",
+        )
 
 
 def _check_launcher(spec: JobSpec) -> None:
@@ -164,6 +198,14 @@ def _check_nodes(spec: JobSpec, *, shared_storage: bool, tracking_uri: str | Non
         )
 
 
+def _check_tracking(spec: JobSpec, tracking_uri: str | None) -> None:
+    if spec.tracking.enabled and paths.is_url(spec.storage.path) and not (spec.tracking.uri or tracking_uri):
+        raise PlanError(
+            f"storage.path={spec.storage.path} is a URL, and MLflow's SQLite file can only lie in a folder.",
+            "Set tracking.uri=http://host:5000 (mlflow server), or train without it (tracking=off).",
+        )
+
+
 # --- checks against the machine --------------------------------------------------------------------------------------
 
 
@@ -189,43 +231,6 @@ def _check_precision(spec: JobSpec, inventory: Inventory, resources: WorkerResou
                 )
 
 
-def _gpu_shortage(workers: int, inventory: Inventory, resources: WorkerResources) -> str:
-    """Why so many workers do not fit the GPUs there are; empty when they do, or nobody knows."""
-    there = len(inventory.gpus)
-    needed = workers * resources.gpus
-    if not inventory.known or needed <= there:
-        return ""
-    each = _count(resources.gpus, "GPU")
-    asking = f"{workers} workers with {each} each need" if workers > 1 else f"1 worker with {each} needs"
-    return f"{asking} {_count(needed, 'GPU')}, and there {'is' if there == 1 else 'are'} {there or 'none'}"
-
-
-def _count(number: float, noun: str) -> str:
-    return f"{number:g} {noun}{'' if number == 1 else 's'}"
-
-
-def _beyond_gpus(spec: JobSpec, inventory: Inventory, resources: WorkerResources) -> dict[int, str]:
-    """World sizes of a range that there are not enough GPUs for, provided that some smaller one fits."""
-    workers = WorkerRange.parse(spec.cluster.workers)
-    if workers is None or _gpu_shortage(workers.low, inventory, resources):
-        return {}
-    sizes = range(workers.low, workers.high + 1)
-    return {size: reason for size in sizes if (reason := _gpu_shortage(size, inventory, resources))}
-
-
-def _check_gpus(workers: int, inventory: Inventory, resources: WorkerResources) -> None:
-    shortage = _gpu_shortage(workers, inventory, resources)
-    if not shortage:
-        return
-    there = len(inventory.gpus)
-    fitting = int(there / resources.gpus)
-    if fitting:
-        change = f"cluster.workers={fitting}"
-    else:
-        change = f"cluster.gpus_per_worker={there}" if there else "cluster.gpus_per_worker=0 to train on CPUs"
-    raise MachineError(f"{shortage}.", f"Set {change}.")
-
-
 # --- notes -----------------------------------------------------------------------------------------------------------
 
 
@@ -238,15 +243,18 @@ def _notes(
     if len(arrangements.admissible) > 1:
         notes.append(f"The run starts with the largest admissible number of workers, {largest}.")
     if not inventory.known:
-        notes.append("The cluster has not been asked what it holds: GPUs, CPUs and precision are unchecked.")
+        why = f" ({inventory.note})" if inventory.note else ""
+        notes.append(f"The cluster has not been asked what it holds{why}: GPUs, CPUs and precision are unchecked.")
         if spec.cluster.gpus_per_worker is None:
             notes.append("Planned without GPUs; if the cluster has some, set cluster.gpus_per_worker=1.")
         return notes
     cpus = largest * resources.cpus
     if cpus > inventory.cpus:
-        notes.append(f"{largest} workers ask for {cpus:g} CPUs, and there are {inventory.cpus}: they will share them.")
+        notes.append(
+            f"{largest} workers ask for {cpus:g} CPUs, and there are {inventory.cpus:g}: they will share them."
+        )
     if spec.precision.name is PrecisionName.bf16 and resources.gpus == 0:
-        slow = [node.name for node in inventory.nodes if not node.fast_bf16]
+        slow = [node.name for node in inventory.nodes if node.fast_bf16 is False]
         if slow:
             notes.append("bf16 on this CPU is 6-11 times slower than fp32 (it has neither AMX nor AVX512-BF16).")
     if spec.strategy.name in deepspeed.OFFLOADS_OPTIMIZER and resources.gpus == 0:

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.errors import PlanError
+from orchestrator.plan.memory_types import Memory
 
 FORMAT = 1
+MAKE_ONE = "Make one with: orchestrator plan ... --out plan.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,6 +43,15 @@ class Row:
     accumulation: int
     deepspeed: dict[str, Any]
     """Complete DeepSpeed config of this world size."""
+    memory: Memory | None = None
+    """What each worker needs; None: the model was not measured."""
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Row:
+        """Read plain data; raises KeyError or TypeError for anything else."""
+        measured = {**data}.get("memory")
+        parts = {"mesh": MeshShape(**data["mesh"]), "memory": Memory.from_dict(measured) if measured else None}
+        return cls(**{**data, **parts})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,6 +61,18 @@ class WorkerResources:
     cpus: float
     gpus: float
     threads: int
+    memory: int = 0
+    """Bytes; 0: none is reserved."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Spot:
+    """The workers on one node."""
+
+    node: str
+    workers: int
+    gpu: str = ""
+    """Name of the node's GPUs, if it has any."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,6 +96,8 @@ class Plan:
     """Versions of the packages it was planned with."""
     spec: dict[str, Any]
     """The resolved config it was made from."""
+    placement: tuple[Spot, ...] = ()
+    """Where the workers of the preferred row go; empty when the cluster was not asked."""
 
     @property
     def preferred(self) -> Row:
@@ -105,20 +130,20 @@ class Plan:
     def from_dict(cls, data: Any, source: str = "plan") -> Plan:
         """Read what `to_dict` wrote; anything else is refused with the reason."""
         if not isinstance(data, dict) or data.get("format") != FORMAT:
-            found = data.get("format") if isinstance(data, dict) else type(data).__name__
-            raise PlanError(
-                f"{source} is not a plan of format {FORMAT} (found: {found}).",
-                "Make one with: orchestrator plan ... --json > plan.json",
-            )
+            found = f"format {data.get('format', 'unknown')}" if isinstance(data, dict) else f"a {type(data).__name__}"
+            raise PlanError(f"{source} is not a plan of format {FORMAT} (found: {found}).", MAKE_ONE)
         fields = dict(data)
         try:
-            fields["rows"] = tuple(Row(**{**row, "mesh": MeshShape(**row["mesh"])}) for row in data["rows"])
+            fields["rows"] = tuple(Row.from_dict(row) for row in data["rows"])
             fields["resources"] = WorkerResources(**data["resources"])
             fields["notes"] = tuple(data["notes"])
-            return cls(**fields)
+            fields["placement"] = tuple(Spot(**spot) for spot in data.get("placement", ()))
+            plan = cls(**fields)
         except (KeyError, TypeError) as error:
-            hint = "Make it anew with: orchestrator plan ... --json > plan.json"
-            raise PlanError(f"{source} is damaged: {error}.", hint) from error
+            raise PlanError(f"{source} is damaged: {error}.", MAKE_ONE) from error
+        if not plan.rows:
+            raise PlanError(f"{source} is damaged: it has no rows.", MAKE_ONE)
+        return plan
 
     @classmethod
     def from_json(cls, text: str, source: str = "plan") -> Plan:
@@ -126,4 +151,4 @@ class Plan:
         try:
             return cls.from_dict(json.loads(text), source)
         except json.JSONDecodeError as error:
-            raise PlanError(f"{source} is not JSON: {error}.") from error
+            raise PlanError(f"{source} is not JSON: {error}.", MAKE_ONE) from error

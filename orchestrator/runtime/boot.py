@@ -2,42 +2,46 @@
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import importlib
 import json
 import os
 import sys
 import tempfile
+import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from orchestrator import paths
+from orchestrator.errors import StorageError
 from orchestrator.runtime.context import Launch, WorkerContext
-from orchestrator.storage import open_store
+from orchestrator.storage import Store, open_store
+
+COPY_INTERVAL_S = 10.0
+"""Between two looks for what a log got, to copy it to an object store."""
 
 
 def run_entry(ctx: WorkerContext) -> None:
     """Run the launch's entry function; an exception is recorded in run storage and raised again."""
-    log = _redirect_output(ctx)
-    try:
-        _import_path(ctx.launch.project)
-        _entry(ctx.launch)(ctx)
-    except BaseException as error:
-        if not isinstance(error, SystemExit):
-            record_failure(ctx.launch, ctx.rank, error)
-        raise
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        if paths.is_url(ctx.launch.root):
-            open_store(ctx.launch.root).write(paths.worker_log(ctx.rank), log.read_text(errors="replace"))
+    with _log_copied(_redirect_output(ctx), ctx):
+        try:
+            _import_path(ctx.launch.project)
+            _entry(ctx.launch)(ctx)
+        except BaseException as error:
+            if not isinstance(error, SystemExit):
+                record_failure(ctx.launch, ctx.rank, error)
+            raise
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
 
 
 def record_failure(launch: Launch, rank: int, error: BaseException) -> None:
     """Keep what went wrong where the driver finds it; the earliest of an attempt is the cause of the others."""
-    traceback.print_exc()
+    traceback.print_exception(error)
     record = {
         "rank": rank,
         "time": time.time(),
@@ -46,7 +50,9 @@ def record_failure(launch: Launch, rank: int, error: BaseException) -> None:
         "where": _place_in_user_code(error, launch.project),
         "traceback": "".join(traceback.format_exception(error)),
     }
-    open_store(launch.root).write(paths.failure(launch.attempt, rank), json.dumps(record, indent=2) + "\n")
+    # The log has it in any case; trouble with storage may well be what went wrong.
+    with contextlib.suppress(StorageError):
+        open_store(launch.root).write(paths.failure(launch.attempt, rank), json.dumps(record, indent=2) + "\n")
 
 
 def _place_in_user_code(error: BaseException, project: str) -> str:
@@ -58,8 +64,8 @@ def _place_in_user_code(error: BaseException, project: str) -> str:
 
 
 def _is_own(filename: str, project: str) -> bool:
-    package = str(Path(__file__).parent.parent)
-    return "site-packages" not in filename and not filename.startswith(package) and filename.startswith(project)
+    path, package = Path(filename), Path(__file__).parent.parent
+    return "site-packages" not in path.parts and path.is_relative_to(project) and not path.is_relative_to(package)
 
 
 def _redirect_output(ctx: WorkerContext) -> Path:
@@ -79,6 +85,59 @@ def _redirect_output(ctx: WorkerContext) -> Path:
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
     faulthandler.enable(file=sys.stderr)
     return log
+
+
+@contextlib.contextmanager
+def _log_copied(log: Path, ctx: WorkerContext) -> Iterator[None]:
+    """Copy a log to storage that it cannot lie in: now and then, because a killed worker has no end, and at the end."""
+    if not paths.is_url(ctx.launch.root):
+        yield
+        return
+    copy = LogCopy(log, open_store(ctx.launch.root), paths.worker_log(ctx.rank))
+    copy.start()
+    try:
+        yield
+    finally:
+        copy.finish()
+
+
+class LogCopy:
+    """Copies a growing log file to run storage, in a thread; trouble with storage only delays it."""
+
+    def __init__(self, log: Path, store: Store, name: str) -> None:
+        self._log = log
+        self._store = store
+        self._name = name
+        self._copied = 0
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="log copy", daemon=True)
+
+    def start(self) -> None:
+        """Begin to copy."""
+        self._thread.start()
+
+    def finish(self) -> None:
+        """Copy the rest."""
+        self._ended.set()
+        self._thread.join()
+        self.copy(up_to_last_line=False)
+
+    def copy(self, up_to_last_line: bool = True) -> None:
+        """Copy what the log got since the last time."""
+        with self._log.open("rb") as file:
+            file.seek(self._copied)
+            data = file.read()
+        if up_to_last_line:
+            data = data[: data.rfind(b"\n") + 1]
+        if not data:
+            return
+        with contextlib.suppress(StorageError):
+            self._store.append(self._name, data.decode(errors="replace").rstrip("\n") + "\n")
+            self._copied += len(data)
+
+    def _run(self) -> None:
+        while not self._ended.wait(COPY_INTERVAL_S):
+            self.copy()
 
 
 def _import_path(project: str) -> None:

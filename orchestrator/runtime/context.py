@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Mapping
@@ -9,10 +10,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from orchestrator import paths
+from orchestrator.errors import StorageError
 from orchestrator.storage import Store, open_store
 
 LOOK_INTERVAL_S = 0.5
-"""Between two looks for a stop request."""
+REMOTE_LOOK_INTERVAL_S = 3.0
+"""Between two looks for a stop request: in an object store each costs time and money."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,6 +65,7 @@ class StoreContext:
         self.local_rank = local_rank
         self.node_rank = node_rank
         self._store = open_store(launch.root)
+        self._look_interval = REMOTE_LOOK_INTERVAL_S if paths.is_url(launch.root) else LOOK_INTERVAL_S
         self._looked = -math.inf
         self._stop = False
 
@@ -69,11 +73,15 @@ class StoreContext:
         """Nothing to tell by default: events in run storage say it all."""
 
     def should_stop(self) -> bool:
-        """Whether the stop file lies in the run's folder; looked up now and then, since that may go over a network."""
+        """Whether the stop file lies in the run's folder; looked up now and then, since that may go over a network.
+
+        A store that does not answer for a moment has not asked to stop.
+        """
         now = time.monotonic()
-        if not self._stop and now - self._looked >= LOOK_INTERVAL_S:
+        if not self._stop and now - self._looked >= self._look_interval:
             self._looked = now
-            self._stop = self._store.exists(paths.STOP)
+            with contextlib.suppress(StorageError):
+                self._stop = self._store.exists(paths.STOP)
         return self._stop
 
     @property

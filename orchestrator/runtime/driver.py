@@ -14,12 +14,20 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
-from orchestrator import paths
+from orchestrator import errors, paths
 from orchestrator.config.schema import JobSpec
-from orchestrator.errors import MachineError, PlanError, RunFailedError, RunStoppedError
+from orchestrator.errors import (
+    MachineError,
+    OrchestratorError,
+    PlanError,
+    RunFailedError,
+    RunStoppedError,
+    StorageError,
+)
 from orchestrator.plan.types import Plan
 from orchestrator.runtime.context import Launch
 from orchestrator.runtime.launcher import Ended, Launcher, make_launcher
+from orchestrator.storage import Store
 from orchestrator.tracking import events
 from orchestrator.tracking.events import Event, EventReader
 from orchestrator.tracking.mlflow_sink import MlflowSink
@@ -27,6 +35,8 @@ from orchestrator.tracking.runs import Attempt, RunRecord, Status
 from orchestrator.tracking.store import prepare, resolve_uri
 
 POLL_S = 0.1
+REMOTE_LOOK_S = 2.0
+"""Between two looks for events in an object store, where each costs time and money."""
 
 
 class View(Protocol):
@@ -67,18 +77,29 @@ class Interrupts:
                 signal.signal(number, handler)
 
 
-def carry_out(record: RunRecord, plan: Plan, spec: JobSpec, view: View, launcher: Launcher | None = None) -> RunRecord:
-    """Run one attempt to its end. Raises when it failed, was stopped or could not start; the record always tells."""
+def carry_out(
+    record: RunRecord,
+    plan: Plan,
+    spec: JobSpec,
+    view: View,
+    launcher: Launcher | None = None,
+    *,
+    follow_logs: bool = False,
+) -> RunRecord:
+    """Run one attempt to its end. Raises when it failed, was stopped or could not start; the record always tells.
+
+    `follow_logs`: show the workers' own output as it comes, Ray's and DeepSpeed's messages included.
+    """
     refuse_second_driver(record)
     launcher = launcher or make_launcher(spec)
-    driver = Driver(record, plan, spec, view, launcher)
+    driver = Driver(record, plan, spec, view, launcher, LogReader(record.store) if follow_logs else None)
     with Interrupts().installed() as interrupts:
         try:
             driver.start()
             driver.watch(interrupts)
         except BaseException as error:
             interrupts.ignore()
-            driver.end(_status_after(error), str(error) or type(error).__name__)
+            driver.end(_status_after(error), _told(error))
             if isinstance(error, KeyboardInterrupt):
                 raise RunStoppedError("Stopped at once, without saving.", driver.resume_hint()) from None
             raise
@@ -101,10 +122,29 @@ def refuse_second_driver(record: RunRecord) -> None:
         )
 
 
+class LogReader:
+    """Reads what workers print, as it comes, from now on."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._cursors: dict[str, int] = {}
+        self.poll()
+
+    def poll(self) -> list[str]:
+        """New whole lines, each with the name of its worker."""
+        lines: list[str] = []
+        for name in self._store.list(paths.LOGS):
+            text, self._cursors[name] = self._store.tail(f"{paths.LOGS}/{name}", self._cursors.get(name, 0))
+            lines.extend(f"[{name.removesuffix('.log')}] {line}" for line in text.splitlines())
+        return lines
+
+
 class Driver:
     """One attempt at carrying a run out."""
 
-    def __init__(self, record: RunRecord, plan: Plan, spec: JobSpec, view: View, launcher: Launcher) -> None:
+    def __init__(
+        self, record: RunRecord, plan: Plan, spec: JobSpec, view: View, launcher: Launcher, logs: LogReader | None
+    ) -> None:
         self.outcome = Status.running
         self._record = record
         self._plan = plan
@@ -113,11 +153,15 @@ class Driver:
         self._launcher = launcher
         self._store = record.store
         self._events = EventReader(self._store)
+        self._logs = logs
+        self._attempt: Attempt | None = None
         self._sink: MlflowSink | None = None
         self._started_workers = False
         self._asked_to_stop = False
-        self._told_trouble = False
+        self._told: set[str] = set()
         self._deadline = 0.0
+        self._look_interval = REMOTE_LOOK_S if paths.is_url(record.root) else 0.0
+        self._next_look = 0.0
 
     def start(self) -> None:
         """Open tracking and start the workers; both take seconds, so they go side by side."""
@@ -128,7 +172,7 @@ class Driver:
             prepare(tracked, tracking.timeout_s)
         attempt = self._begin_attempt()
         self._events.poll()
-        self._view.say(f"starting {self._plan.preferred.world_size} workers")
+        self._view.say(f"starting {attempt.world_size} worker{'s' if attempt.world_size > 1 else ''}")
         launch = Launch(
             run_id=self._record.id,
             attempt=attempt.number,
@@ -150,7 +194,8 @@ class Driver:
         """Pass events on until the workers are gone."""
         while True:
             ended = self._launcher.poll()
-            self._pass_events()
+            if ended or time.monotonic() >= self._next_look:
+                self._look_for_events(must=ended is not None)
             if interrupts.count and not self._asked_to_stop:
                 self._ask_to_stop()
             if ended:
@@ -168,10 +213,10 @@ class Driver:
         if status is not Status.finished:
             self._launcher.kill()
         self._launcher.close()
-        if not self._record.attempts:
+        if self._attempt is None:
             return
-        self._pass_events()
-        attempt = self._record.attempts[-1]
+        self._look_for_events(must=False)
+        attempt = self._attempt
         attempt.ended, attempt.status, attempt.error = time.time(), status, error
         self._record.status = status
         self._record.save()
@@ -180,7 +225,7 @@ class Driver:
 
     def resume_hint(self) -> str:
         """What to type to go on."""
-        return f"Go on with: orchestrator resume {self._record.id}"
+        return f"Go on with: orchestrator resume {self._record.id}{self._record.storage_flag}"
 
     def _begin_attempt(self) -> Attempt:
         attempt = Attempt(
@@ -191,24 +236,43 @@ class Driver:
             pid=os.getpid(),
         )
         self._store.remove(paths.STOP)
+        self._attempt = attempt
         self._record.attempts.append(attempt)
         self._record.status = Status.running
         self._record.save()
         return attempt
 
+    def _look_for_events(self, must: bool) -> None:
+        """Pass new events on; a store far away may fail to answer, unless it `must`."""
+        self._next_look = time.monotonic() + self._look_interval
+        try:
+            self._pass_events()
+        except StorageError as error:
+            if must or not self._look_interval:
+                raise
+            self._tell_once("storage", f"note: run storage does not answer, training goes on: {error.message}")
+
     def _pass_events(self) -> None:
         for event in self._events.poll():
+            if not self._attempt or event.attempt != self._attempt.number:
+                continue
             self._note(event)
             if self._sink:
                 self._sink.record(event)
             self._view.event(event)
+        for line in self._logs.poll() if self._logs else ():
+            self._view.say(line)
         self._tell_tracking_trouble()
 
     def _tell_tracking_trouble(self) -> None:
-        """Say once that the tracking server does not take metrics; training goes on all the same."""
-        if self._sink and self._sink.problem and not self._told_trouble:
-            self._told_trouble = True
-            self._view.say(f"note: tracking does not answer, training goes on: {self._sink.problem}")
+        """Say that the tracking server does not take metrics; training goes on all the same."""
+        if self._sink and self._sink.problem:
+            self._tell_once("tracking", f"note: tracking does not answer, training goes on: {self._sink.problem}")
+
+    def _tell_once(self, what: str, text: str) -> None:
+        if what not in self._told:
+            self._told.add(what)
+            self._view.say(text)
 
     def _note(self, event: Event) -> None:
         record = self._record
@@ -249,7 +313,7 @@ class Driver:
         else:
             first = min(failures, key=lambda failure: failure["time"])
             rank = first["rank"]
-            message = f"{first['type']}: {first['message']} (worker {rank}, {first['where']})"
+            message = cause_of(first)
         log = f"{self._record.root}/{paths.worker_log(rank)}"
         return RunFailedError(message, f"Traceback and log: {log}. {self.resume_hint()}.")
 
@@ -258,14 +322,30 @@ class Driver:
             if status is Status.finished and self._spec.tracking.log_model and self._store.exists(paths.MODEL):
                 self._view.say("recording the model")
                 sink.log_model(self._store.download(paths.MODEL, Path(scratch)))
-            logs = self._store.download(paths.LOGS, Path(scratch))
-            files = {path.name: path for path in logs.iterdir()} if logs.is_dir() else {}
+            logs = self._store.list(paths.LOGS)
+            files = {name: self._store.gather(f"{paths.LOGS}/{name}", Path(scratch)) for name in logs}
             for note in sink.finish(status, files, self._record.final_metrics):
                 self._view.say(f"note: {note}")
 
 
 def _status_after(error: BaseException) -> Status:
     return Status.stopped if isinstance(error, KeyboardInterrupt) else Status.failed
+
+
+def cause_of(failure: dict[str, Any]) -> str:
+    """A worker's exception in one line; one of ours says itself where to look."""
+    message = " ".join(str(failure["message"]).split())
+    ours = getattr(errors, str(failure["type"]), None)
+    if isinstance(ours, type) and issubclass(ours, OrchestratorError):
+        return message
+    return f"{failure['type']}: {message} (worker {failure['rank']}, {failure['where']})"
+
+
+def _told(error: BaseException) -> str:
+    """What the record keeps of an error: what happened, and in a line of its own what to do about it."""
+    if isinstance(error, OrchestratorError):
+        return f"{error.message}\n{error.hint}".strip()
+    return str(error) or type(error).__name__
 
 
 def _is_alive(pid: int) -> bool:

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint as recompute
 from orchestrator.config.schema import JobSpec, PrecisionName
 from orchestrator.errors import PlanError
 from orchestrator.plan.types import Row
+from orchestrator.runtime import tensor_parallel
 from orchestrator.runtime.hardware import DTYPES, forgo_compiled_ops
 from orchestrator.runtime.loader import map_tensors
 from orchestrator.runtime.task import Task
@@ -27,17 +28,23 @@ class Engine:
         forgo_compiled_ops()
         torch.manual_seed(spec.job.seed)
         model = task.build_model()
-        if spec.job.activation_checkpointing:
-            _recompute_activations(task, model)
-        _cross_precision(model, spec.precision.name)
+        prepare(task, model, spec)
         self._stage: int = row.deepspeed["zero_optimization"]["stage"]
         self._plain_fp32 = self._stage == 0 and spec.precision.name is PrecisionName.fp32
+        self._tensor = row.mesh.tensor
+        shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+        self.parameters = sum(shape.numel() for shape in shapes.values())
+        if self._tensor > 1:
+            tensor_parallel.check_described(model, row.deepspeed)
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=model.to(device),
             model_parameters=parameter_groups(model, spec.optimizer.no_decay, spec.optimizer.weight_decay),
             config=row.deepspeed,
             dist_init_required=False,
+            mpu=tensor_parallel.DataParallel(row.mesh) if self._tensor > 1 else None,
         )
+        if self._tensor > 1:
+            tensor_parallel.check_cut(self._engine.module, self._tensor, shapes)
         if spec.job.compile:
             self._engine.compile()
         self._norm = 0.0
@@ -61,8 +68,13 @@ class Engine:
         """Add a micro-batch's gradients. Their sum over ranks and micro-batches is what `step` applies."""
         self._engine.backward(loss, scale_wrt_gas=False)
         if self._plain_fp32 and self._engine.is_gradient_accumulation_boundary():
-            gradients = [parameter.grad for parameter in self._engine.module.parameters() if parameter.grad is not None]
-            self._norm = float(nn.utils.get_total_norm(gradients))
+            self._norm = self._gradient_norm()
+
+    def _gradient_norm(self) -> float:
+        if self._tensor > 1:
+            return tensor_parallel.gradient_norm(self._engine.module.parameters())
+        gradients = [parameter.grad for parameter in self._engine.module.parameters() if parameter.grad is not None]
+        return float(nn.utils.get_total_norm(gradients))
 
     def step(self) -> None:
         """Count a micro-batch; the last one of a window updates the weights."""
@@ -95,21 +107,32 @@ class Engine:
         }
 
     def _whole(self, parameter: nn.Parameter) -> Tensor:
+        return tensor_parallel.gather(parameter, self._unpartitioned(parameter)).float().cpu().clone()
+
+    def _unpartitioned(self, parameter: nn.Parameter) -> Tensor:
+        """A parameter as it is without ZeRO, from the optimizer's fp32 copy if there is one."""
         from deepspeed.runtime.zero import GatheredParameters
         from deepspeed.utils import safe_get_full_fp32_param
 
         if parameter.requires_grad and not self._plain_fp32:
             master: Tensor | None = safe_get_full_fp32_param(parameter)
             if master is not None:
-                return master.detach().cpu().clone()
+                return master.detach()
         if self._stage == 3:
             with GatheredParameters([parameter]):
-                return parameter.detach().float().cpu().clone()
-        return parameter.detach().float().cpu().clone()
+                return parameter.detach().clone()
+        return parameter.detach()
 
     def close(self) -> None:
         """Let go of hooks and buffers."""
         self._engine.destroy()
+
+
+def prepare(task: Task, model: nn.Module, spec: JobSpec) -> None:
+    """What is done to a model before it trains, here and where its memory is planned."""
+    if spec.job.activation_checkpointing:
+        _recompute_activations(task, model)
+    _cross_precision(model, spec.precision.name)
 
 
 def parameter_groups(model: nn.Module, no_decay: list[str], weight_decay: float) -> list[dict[str, Any]]:

@@ -54,6 +54,9 @@ def forgo_compiled_ops() -> None:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
-def seed_step(seed: int, step: int, rank: int) -> None:
-    """Make random numbers (dropout) depend on seed, step and rank alone, so that a resumed run needs no saved state."""
-    torch.manual_seed((seed * 1_000_003 + step) * 65_537 + rank)
+def seed_step(seed: int, step: int, data_rank: int) -> None:
+    """Make random numbers (dropout) depend on these alone, so that a resumed run needs no saved state.
+
+    Workers that compute one share of the data together get the same: what one drops, all must drop.
+    """
+    torch.manual_seed((seed * 1_000_003 + step) * 65_537 + data_rank)

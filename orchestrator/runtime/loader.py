@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import queue
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -77,8 +78,12 @@ def map_tensors(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> A
     """The same nest of tuples, lists and dicts with every tensor changed."""
     if isinstance(value, torch.Tensor):
         return change(value)
-    if isinstance(value, dict):
-        return type(value)((key, map_tensors(item, change)) for key, item in value.items())
+    if isinstance(value, MutableMapping):
+        # A copy keeps what else a dict of another type has; such types take their items in different ways.
+        changed = copy.copy(value)
+        for key, item in value.items():
+            changed[key] = map_tensors(item, change)
+        return changed
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*(map_tensors(item, change) for item in value))
     if isinstance(value, (tuple, list)):

@@ -129,7 +129,7 @@ class Loop:
         started = time.perf_counter()
         lr = parts.spec.optimizer.lr * lr_factor(parts.spec.schedule, self.progress.step, parts.total_steps)
         parts.engine.set_lr(lr)
-        seed_step(job.seed, self.progress.step, parts.ctx.rank)
+        seed_step(job.seed, self.progress.step, parts.data_rank)
         total = torch.zeros((), dtype=torch.float64, device=parts.device)
         for batch in window.batches:
             loss = parts.task.loss(parts.engine.model, to_device(batch, parts.device))
@@ -217,8 +217,7 @@ class Loop:
                 f"job.monitor.metric={job.monitor.metric} is not a metric of this task.",
                 did_you_mean(job.monitor.metric, list(metrics)),
             )
-        sign = 1 if job.monitor.mode is MonitorMode.max else -1
-        gain = math.inf if progress.best is None else sign * (value - progress.best)
+        gain = gain_over(progress.best, value, job.monitor.mode)
         if not (gain > job.early_stopping.min_delta):
             progress.stale += 1
         else:
@@ -237,3 +236,12 @@ class Loop:
         name = parts.checkpoints.save(progress, parts.engine.save)
         parts.emit(events.CHECKPOINT, progress.step, name=name, best=progress.best_step == progress.step)
         parts.ctx.report({}, checkpoint=name)
+
+
+def gain_over(best: float | None, value: float, mode: MonitorMode) -> float:
+    """How much better a value is. NaN and infinity are worse than anything: they would stay the best for ever."""
+    if not math.isfinite(value):
+        return -math.inf
+    if best is None:
+        return math.inf
+    return value - best if mode is MonitorMode.max else best - value

@@ -5,15 +5,16 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-import socket
 import sys
-from collections.abc import Mapping
 from typing import Any
 
 from orchestrator import paths
+from orchestrator.cluster import address as address_of_ray
+from orchestrator.cluster import ray_nodes
 from orchestrator.environment import TELEMETRY_OFF
 from orchestrator.errors import MachineError
 from orchestrator.plan.types import WorkerResources
+from orchestrator.runtime import ray_scaling
 from orchestrator.runtime.context import Launch, StoreContext
 from orchestrator.runtime.launcher import read_launch, write_machine_error
 from orchestrator.runtime.ray_launcher import write_cause
@@ -66,7 +67,7 @@ def connect(address: str, launch: Launch, resources: WorkerResources) -> None:
         "runtime_env": {"env_vars": environment},
     }
     if address:
-        check_answers(address)
+        address_of_ray.check_answers(address)
         options["address"] = address
     else:
         wanted = int(launch.world_size * resources.cpus + 0.999)
@@ -75,55 +76,27 @@ def connect(address: str, launch: Launch, resources: WorkerResources) -> None:
             "num_cpus": max(wanted, len(os.sched_getaffinity(0))),
             "include_dashboard": False,
             "object_store_memory": OBJECT_STORE_BYTES,
+            # The plan has made sure that the machine has it; Ray would offer a part of what is free at this moment.
+            **({"_memory": launch.world_size * resources.memory} if resources.memory else {}),
         }
     try:
         ray.init(**options)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         what = f"Ray at cluster.address={address} cannot be reached" if address else "Ray could not be started here"
-        raise MachineError(
-            f"{what}: {first_line(error)}.", "Look for what is missing with: orchestrator doctor."
-        ) from error
-    check_room(launch.world_size, resources, ray.cluster_resources())
+        hint = address_of_ray.HINT if address else "Look for what is missing with: orchestrator doctor."
+        raise MachineError(f"{what}: {first_line(error).partition('. ')[0]}.", hint) from error
 
 
-def check_answers(address: str) -> None:
-    """Knock at the cluster's door first: Ray itself would wait for minutes where nobody answers."""
-    host, colon, port = address.rpartition(":")
-    if not colon:
-        return
-    hint = (
-        "Give Ray's address as HOST:PORT (the port is 6379 unless set otherwise), or start it with: ray start --head."
-    )
-    if "/" in host or not port.isdigit():
-        raise MachineError(f"cluster.address={address} is not an address of Ray.", hint)
-    try:
-        socket.create_connection((host, int(port)), timeout=10).close()
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise MachineError(f"Ray at cluster.address={address} cannot be reached: {reason}.", hint) from error
-
-
-def check_room(workers: int, resources: WorkerResources, there: Mapping[str, float]) -> None:
-    """Refuse what would wait for ever."""
-    for name, each in (("CPU", resources.cpus), ("GPU", resources.gpus)):
-        wanted, found = workers * each, there.get(name, 0)
-        if wanted > found:
-            key = f"cluster.{name.lower()}s_per_worker"
-            raise MachineError(
-                f"{workers} workers with {each:g} {name} each need {wanted:g}, but the cluster has {found:g}.",
-                f"Set cluster.workers={int(found // each)} or lower {key}." if found >= each else f"Lower {key}.",
-            )
-
-
-def fit(launch: Launch, resources: WorkerResources) -> None:
-    """Run the gang to its end."""
+def fit(launch: Launch, resources: WorkerResources, where: dict[str, Any]) -> None:
+    """Run the gang to its end; `where` says on which nodes."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     scaling = ScalingConfig(
         num_workers=launch.world_size,
         use_gpu=resources.gpus > 0,
-        resources_per_worker={"CPU": resources.cpus, **({"GPU": resources.gpus} if resources.gpus else {})},
+        resources_per_worker=ray_scaling.per_worker(resources),
+        **where,
     )
     trainer = TorchTrainer(
         work,
@@ -132,11 +105,23 @@ def fit(launch: Launch, resources: WorkerResources) -> None:
         scaling_config=scaling,
         run_config=RunConfig(
             name=f"attempt-{launch.attempt}",
-            storage_path=f"{launch.root}/{paths.RAY}",
+            **own_storage(launch.root),
             failure_config=FailureConfig(max_failures=0),
         ),
     )
     trainer.fit()
+
+
+def own_storage(root: str) -> dict[str, Any]:
+    """Where Ray Train keeps its notes: with the run; through fsspec in other stores, of which pyarrow knows few."""
+    place = f"{root}/{paths.RAY}"
+    if not paths.is_url(place):
+        return {"storage_path": place}
+    import fsspec
+    from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+    fs, path = fsspec.core.url_to_fs(place)
+    return {"storage_path": path, "storage_filesystem": PyFileSystem(FSSpecHandler(fs))}
 
 
 def first_line(error: BaseException) -> str:
@@ -160,7 +145,7 @@ def main(launch_file: str, address: str) -> int:
     launch, resources = read_launch(launch_file)
     try:
         connect(address, launch, resources)
-        fit(launch, resources)
+        fit(launch, resources, ray_scaling.where(launch, resources, ray_nodes.live(), own=not address))
     except MachineError as error:
         write_machine_error(launch_file, error)
         return 1

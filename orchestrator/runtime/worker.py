@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -35,12 +37,8 @@ def train(ctx: WorkerContext) -> None:
     device = pick_device(ctx.local_rank, plan.resources.gpus)
     check_precision(spec.precision.name, device)
     task: Task = targets.bind(plan.spec, project=Path(ctx.launch.project)).task()
-    monitor = _watch_system(ctx, spec)
-    try:
+    with _watching_system(ctx, spec):
         _train(ctx, plan, spec, row, task, device)
-    finally:
-        if monitor:
-            monitor.stop()
 
 
 def _train(ctx: WorkerContext, plan: Plan, spec: JobSpec, row: Row, task: Task, device: torch.device) -> None:
@@ -68,15 +66,17 @@ def _train(ctx: WorkerContext, plan: Plan, spec: JobSpec, row: Row, task: Task, 
     parts.total_steps = total_steps(len(parts.train), row.batch, spec.job.epochs, spec.job.steps)
     schedule.check(spec.schedule, parts.total_steps)
     loop = Loop(parts, _resume(parts))
-    _announce(parts, loop.progress)
-    reason = loop.run()
-    if reason != STOPPED:
-        _finish(parts, loop, plan)
-    parts.emit(
-        events.FINISHED, loop.progress.step, reason=reason, metrics=loop.metrics, best_step=loop.progress.best_step
-    )
-    if parts.events:
-        parts.events.flush()
+    try:
+        _announce(parts, loop.progress)
+        reason = loop.run()
+        if reason != STOPPED:
+            _finish(parts, loop, plan)
+        parts.emit(
+            events.FINISHED, loop.progress.step, reason=reason, metrics=loop.metrics, best_step=loop.progress.best_step
+        )
+    finally:
+        if parts.events:
+            parts.events.flush()
     parts.engine.close()
 
 
@@ -94,6 +94,8 @@ def _optional(task: Task, split: str) -> Dataset | None:
 
 def _resume(parts: Parts) -> Progress:
     """Take up the newest checkpoint of this run, if there is one."""
+    if parts.ctx.rank == 0:
+        parts.checkpoints.clear_unfinished()
     name = parts.checkpoints.last()
     parts.agreement.barrier()
     if name is None:
@@ -111,7 +113,7 @@ def _announce(parts: Parts, progress: Progress) -> None:
         total_steps=parts.total_steps,
         steps_per_epoch=len(parts.train) / parts.row.batch,
         device=str(parts.device),
-        parameters=sum(getattr(p, "ds_numel", p.numel()) for p in parts.engine.model.parameters()),
+        parameters=parts.engine.parameters,
     )
 
 
@@ -133,10 +135,12 @@ def _finish(parts: Parts, loop: Loop, plan: Plan) -> None:
         save_model(open_store(parts.ctx.launch.root), state, plan, description)
 
 
-def _watch_system(ctx: WorkerContext, spec: JobSpec) -> SystemMonitor | None:
+@contextmanager
+def _watching_system(ctx: WorkerContext, spec: JobSpec) -> Iterator[None]:
     """Record system metrics, from one worker of each node."""
     if ctx.local_rank != 0 or not spec.tracking.system_metrics:
-        return None
+        yield
+        return
     writer = EventWriter(open_store(ctx.launch.root), f"node-{ctx.node_rank}", ctx.launch.attempt)
     monitor = SystemMonitor(
         lambda metrics: writer.emit(events.METRICS, None, metrics=metrics),
@@ -144,4 +148,8 @@ def _watch_system(ctx: WorkerContext, spec: JobSpec) -> SystemMonitor | None:
         ctx.node_rank,
     )
     monitor.start()
-    return monitor
+    try:
+        yield
+    finally:
+        monitor.stop()
+        writer.flush()

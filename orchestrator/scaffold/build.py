@@ -82,7 +82,7 @@ def _refuse_occupied(target: Path) -> None:
     if target.is_dir():
         found = sorted(entry.name for entry in target.iterdir() if entry.name != ".git")
         if found:
-            some = ", ".join(found[:5]) + (", ..." if len(found) > 5 else "")
+            some = ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
             raise ConfigError(f"{target} is not empty: it has {some}.", "Name a new folder, or empty this one.")
     elif target.exists():
         raise ConfigError(f"{target} is a file.", "Name a new folder.")

@@ -124,10 +124,13 @@ class EventReader:
 
     def poll(self) -> list[Event]:
         """The events since the last call, in order of their time."""
-        events: list[Event] = []
-        for name in self._store.list(paths.EVENTS):
-            text, self._cursors[name] = self._store.tail(f"{paths.EVENTS}/{name}", self._cursors.get(name, 0))
-            events.extend(event for line in text.split("\n") if (event := _read(line)))
+        found = {
+            name: self._store.tail(f"{paths.EVENTS}/{name}", self._cursors.get(name, 0))
+            for name in self._store.list(paths.EVENTS)
+        }
+        # Only now: when the store fails within the round, the next one starts where this one did.
+        self._cursors.update({name: cursor for name, (_, cursor) in found.items()})
+        events = [event for text, _ in found.values() for line in text.split("\n") if (event := _read(line))]
         return sorted(events, key=lambda event: event.time)
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import re
 import secrets
+import shlex
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,12 +15,17 @@ from enum import Enum
 from typing import Any
 
 from orchestrator import paths
-from orchestrator.errors import StorageError, UnknownRunError, nearest
+from orchestrator.errors import ConfigError, StorageError, UnknownRunError, nearest
 from orchestrator.plan.types import Plan
 from orchestrator.storage import Store, open_store
 from orchestrator.tracking.events import in_words, metrics_from
 
 log = logging.getLogger(__name__)
+
+LAST = "last"
+"""Stands for the newest run wherever an id is asked for."""
+NO_RUNS = "There are no runs there. If yours lie elsewhere, name the place with --storage."
+RESERVED = {LAST: "it stands for the newest run", paths.TRACKING: "MLflow's files lie under that name"}
 
 
 class Status(Enum):
@@ -76,6 +83,12 @@ class RunRecord:
         """The plan it carries out."""
         return Plan.from_json(self.store.read(paths.PLAN), f"{self.root}/{paths.PLAN}")
 
+    @property
+    def storage_flag(self) -> str:
+        """What a command needs in order to find the run: nothing when it lies in the default folder."""
+        storage = self.root.rsplit("/", 1)[0]
+        return "" if storage == paths.absolute("runs") else f" --storage {shlex.quote(storage)}"
+
     def save(self) -> None:
         """Write the record, all or nothing."""
         self.store.write(paths.RECORD, json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n")
@@ -113,10 +126,23 @@ def new_id(job: str, clock: Callable[[], float] = time.time) -> str:
     return f"{job}-{time.strftime('%Y%m%d-%H%M%S', time.localtime(clock()))}-{secrets.token_hex(2)}"
 
 
+def check_id(run_id: str) -> None:
+    """Refuse an id that could not be a folder of its own in run storage, or that commands would not understand."""
+    if run_id in RESERVED:
+        raise ConfigError(f"A run cannot have the id {run_id!r}: {RESERVED[run_id]}.", "Choose another id.")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", run_id):
+        raise ConfigError(
+            f"A run cannot have the id {run_id!r}.",
+            "Use letters, digits, '_', '.' and '-', and begin with a letter or digit.",
+        )
+
+
 def create(plan: Plan, run_id: str | None = None, clock: Callable[[], float] = time.time) -> RunRecord:
     """Make the run's folder with plan, config and record. Nothing is started."""
     storage = paths.absolute(plan.spec["storage"]["path"])
-    run_id = run_id or new_id(plan.job, clock)
+    if run_id is None:
+        run_id = new_id(plan.job, clock)
+    check_id(run_id)
     record = RunRecord(
         id=run_id,
         job=plan.job,
@@ -128,8 +154,9 @@ def create(plan: Plan, run_id: str | None = None, clock: Callable[[], float] = t
     )
     store = record.store
     if store.exists(paths.RECORD):
-        raise StorageError(
-            f"Run {run_id} exists already in {storage}.", "Choose another id, or go on with: orchestrator resume."
+        raise ConfigError(
+            f"Run {run_id} exists already in {storage}.",
+            f"Choose another id, or go on with it: orchestrator resume {run_id}{record.storage_flag}",
         )
     import yaml
 
@@ -142,7 +169,7 @@ def create(plan: Plan, run_id: str | None = None, clock: Callable[[], float] = t
 def load(storage: str, run_id: str) -> RunRecord:
     """The record of one run. A unique beginning of its id is enough; `last` is the newest run."""
     known = ids(storage)
-    if run_id == "last" and (readable := list_runs(storage)):
+    if run_id == LAST and (readable := list_runs(storage)):
         return readable[-1]
     matches = [known_id for known_id in known if known_id == run_id] or [
         known_id for known_id in known if known_id.startswith(run_id)
@@ -150,10 +177,9 @@ def load(storage: str, run_id: str) -> RunRecord:
     if len(matches) > 1:
         raise UnknownRunError(f"Run id {run_id!r} is ambiguous: {', '.join(matches)}.", "Give more of it.")
     if not matches:
-        hint = f"Nearest: {', '.join(nearest(run_id, known))}." if known else "There are no runs yet."
-        raise UnknownRunError(
-            f"There is no run {run_id!r} in {paths.absolute(storage)}.", f"{hint} List them with: orchestrator runs."
-        )
+        near = ", ".join(nearest(run_id, known))
+        hint = f"{f'Nearest: {near}. ' if near else ''}List them with: orchestrator runs." if known else NO_RUNS
+        raise UnknownRunError(f"There is no run {run_id!r} in {paths.absolute(storage)}.", hint)
     return _read(storage, matches[0])
 
 

@@ -84,13 +84,13 @@ def prepare(store: TrackingStore, timeout_s: float) -> None:
     elif scheme in HTTP:
         _check_answers(store, timeout_s)
     elif scheme in ("file", "") or ("://" not in store.uri and scheme not in HOSTED):
-        raise TrackingError(
+        raise ConfigError(
             f"The tracking URI {store.shown} is a folder, a kind of store that MLflow has given up.",
             f"Use a SQLite file instead: tracking.uri={SQLITE}mlflow.db.",
         )
     elif scheme not in (*DATABASES, *HOSTED) and scheme not in _plugins():
         known = ", ".join(sorted((*HTTP, "sqlite", *DATABASES, *HOSTED)))
-        raise TrackingError(
+        raise ConfigError(
             f"The tracking URI {store.shown} begins with {scheme!r}, which MLflow does not know.",
             f"Use one of: {known}.",
         )

@@ -14,6 +14,13 @@ from orchestrator.runtime.context import WorkerContext
 from orchestrator.storage import open_store
 
 
+def tell_node(ctx: WorkerContext) -> None:
+    """Write down on which of Ray's nodes a worker is; several of them may be on one host, and have one node_rank."""
+    import ray
+
+    _write(ctx, "node", {"id": ray.get_runtime_context().get_node_id()})
+
+
 def tell_facts(ctx: WorkerContext) -> None:
     """Write down all that a worker can see of its world."""
     total = torch.tensor([float(ctx.rank + 1)])

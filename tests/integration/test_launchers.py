@@ -122,7 +122,7 @@ class TestRay(LauncherContract):
 
     def test_more_than_the_cluster_has_is_refused(self, launcher: Launcher, tmp_path: Path) -> None:
         launcher.start(launch(tmp_path, "tell_facts"), WorkerResources(cpus=3, gpus=0, threads=1))
-        with pytest.raises(MachineError, match=r"2 workers with 3 CPU each need 6, but the cluster has 4"):
+        with pytest.raises(MachineError, match=r"2 workers with 3 CPUs each need 6 CPUs, and there are 4"):
             wait_until(launcher.poll)
 
     def test_a_dead_address_is_refused(self, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy
+import psutil
 import pytest
 
 from orchestrator.config.schema import Tracking
@@ -448,7 +449,8 @@ def test_a_server_that_stalls_after_its_greeting_is_told_in_time(tmp_path):
     server.server_close()
 
 
-def test_ui_serves_the_recorded_runs_and_ends_quietly(storage):
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_ui_serves_the_recorded_runs_and_ends_quietly(storage, how):
     record, plan = make_run(storage)
     sink = MlflowSink(Tracking(), resolve_uri(None, str(storage)), record, plan)
     run_id = sink.start()
@@ -464,9 +466,11 @@ def test_ui_serves_the_recorded_runs_and_ends_quietly(storage):
         url = f"http://127.0.0.1:{port}/get-artifact?run_uuid={run_id}&path=plan/plan.json"
         with urllib.request.urlopen(url, timeout=20) as answer:
             assert Plan.from_json(answer.read().decode()) == plan
-        process.send_signal(signal.SIGINT)
+        started = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(how)
         out, err = process.communicate(timeout=20)
         assert (process.returncode, out, err) == (0, "", "")
+        assert psutil.wait_procs(started, timeout=10)[1] == []
         with pytest.raises(OSError):
             urllib.request.urlopen(url, timeout=2)
     finally:

@@ -47,6 +47,23 @@ def test_options_of_the_project_come_too(project: Path) -> None:
     assert words.complete("head") == ["head="]
 
 
+def test_runs_are_offered(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for run in ("runs/digits-1", "elsewhere/digits-2"):
+        (project / run).mkdir(parents=True)
+        (project / run / "run.json").write_text("{}")
+    monkeypatch.setenv("_ORCHESTRATOR_COMPLETE", "bash_complete")
+    for line, expected in (
+        ("orchestrator runs show ", ["plain,last", "plain,digits-1"]),
+        ("orchestrator runs --storage elsewhere show d", ["plain,digits-2"]),
+        ("orchestrator resume --storage elsewhere d", ["plain,digits-2"]),
+        ("orchestrator resume --storage nowhere ", []),
+    ):
+        monkeypatch.setenv("COMP_LINE", line)
+        with pytest.raises(SystemExit):
+            main([])
+        assert capsys.readouterr().out.split() == expected
+
+
 BASH = """
 eval "$({python} -m orchestrator.cli.main completion bash)"
 orchestrator() {{ {python} -m orchestrator.cli.main "$@"; }}

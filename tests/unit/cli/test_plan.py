@@ -55,7 +55,7 @@ def test_targets_are_checked(capsys: Capture) -> None:
 
 
 def test_targets_need_not_be_checked() -> None:
-    assert planning.make_plan(ConfigArgs(overrides=("job=digits",)), check_targets=False).job == "digits"
+    assert planning.make_plan(ConfigArgs(overrides=("job=digits",)), check_code=False).job == "digits"
 
 
 def test_without_torch_there_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:

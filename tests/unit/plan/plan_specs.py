@@ -12,6 +12,7 @@ from orchestrator.config.schema import (
     Cluster,
     Job,
     JobSpec,
+    Mesh,
     Optimizer,
     OptimizerName,
     Precision,
@@ -84,6 +85,9 @@ def golden_plans() -> dict[str, Plan]:
             precision=Precision(name=PrecisionName.bf16),
         ),
         machine(gpus=(A100,)),
+    )
+    plans["tensor_zero1"] = plan(
+        spec(strategy=Strategy(name=StrategyName.zero1), mesh=Mesh(tensor=2), cluster=Cluster(workers=4), micro_batch=8)
     )
     plans["range_own_json"] = plan(
         spec(

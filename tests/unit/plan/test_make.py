@@ -24,8 +24,8 @@ from orchestrator.config.schema import (
     Tracking,
 )
 from orchestrator.errors import MachineError, OrchestratorError, PlanError
-from orchestrator.plan.inventory import Gpu, Inventory
-from orchestrator.plan.types import Plan
+from orchestrator.plan.inventory import Free, Gpu, Inventory, Node
+from orchestrator.plan.types import Plan, Spot
 
 BF16 = Precision(name=PrecisionName.bf16)
 FP16 = Precision(name=PrecisionName.fp16)
@@ -59,8 +59,20 @@ def two_nodes(**parts: Any) -> JobSpec:
             PlanError,
             "schedule.warmup_steps=11 is longer than the whole training of 10 steps.",
         ),
-        (spec(mesh=Mesh(tensor=2)), None, PlanError, "mesh.tensor=2 is not supported yet; set mesh.tensor=1."),
-        (spec(mesh=Mesh(pipeline=2)), None, PlanError, "mesh.pipeline=2 is not supported yet; set mesh.pipeline=1."),
+        (
+            spec(mesh=Mesh(tensor=2), strategy=Strategy(name=StrategyName.zero3)),
+            None,
+            PlanError,
+            "mesh.tensor=2 does not go together with strategy=zero3.",
+        ),
+        (
+            spec(mesh=Mesh(tensor=2), precision=BF16),
+            None,
+            PlanError,
+            "mesh.tensor=2 with strategy=ddp needs precision=fp32: in bf16, DeepSpeed takes each worker's part of the "
+            "gradient for the whole when it clips.",
+        ),
+        (spec(mesh=Mesh(pipeline=2)), None, PlanError, "mesh.pipeline=2 is not supported yet."),
         (
             spec(cluster=Cluster(launcher=LauncherName.torchrun, address="head:6379")),
             None,
@@ -188,6 +200,61 @@ def test_overlap_and_pinning_need_gpus() -> None:
 
 def test_a_gpu_that_does_not_say_what_it_can_do_is_not_refused() -> None:
     assert plan(spec(precision=BF16), machine(gpus=(Gpu(name="new", memory=1),))).resources.gpus == 1
+
+
+LIVE = Inventory(
+    nodes=(
+        Node(name="a", cpus=8, memory=16 << 30, gpus=(A100,) * 4, labels={"zone": "x"}),
+        Node(name="b", cpus=8, memory=16 << 30, gpus=(A100,) * 4, free=Free(cpus=8, gpus=1, memory=16 << 30)),
+        Node(name="c", cpus=2, memory=16 << 30),
+    )
+)
+
+
+def live(**cluster: Any) -> JobSpec:
+    return spec(cluster=Cluster(address="head:6379", **cluster), storage=SHARED, tracking=SERVER)
+
+
+def test_placement_is_part_of_the_plan() -> None:
+    made = plan(live(workers=4), LIVE)
+    assert made.placement == (Spot(node="a", workers=4, gpu="A100"),)
+    assert Plan.from_json(made.to_json()) == made
+    assert plan(spec(), ELSEWHERE).placement == ()
+
+
+def test_a_gang_that_has_to_wait_is_planned_with_a_note() -> None:
+    made = plan(live(workers=8, nodes=2), LIVE)
+    assert [spot.node for spot in made.placement] == ["a", "b"]
+    assert made.notes == (
+        "The workers would wait: 8 workers with 1 GPU each need 8 GPUs, and there are 5 free. "
+        "At once: cluster.workers=4.",
+    )
+
+
+def test_only_worker_counts_that_divide_the_batch_are_named() -> None:
+    with pytest.raises(MachineError) as caught:
+        plan(live(workers=16, nodes=3, cpus_per_worker=1.5), LIVE)
+    assert caught.value.message == "16 workers with 1 GPU each need 16 GPUs, and there are 8."
+    assert caught.value.hint.splitlines()[0] == "Set cluster.workers=8."
+
+
+def test_gpus_are_looked_for_where_the_labels_are() -> None:
+    assert plan(live(labels={"zone": "x"}), LIVE).resources.gpus == 1
+    with pytest.raises(MachineError, match="no node has the labels zone=y"):
+        plan(live(labels={"zone": "y"}), LIVE)
+
+
+def test_cpus_of_a_cluster_bind() -> None:
+    with pytest.raises(
+        MachineError, match=r"4 workers with 4.5 CPUs each need 18 CPUs, and there are 18, but so divided"
+    ):
+        plan(live(workers=4, cpus_per_worker=4.5, gpus_per_worker=0), LIVE)
+
+
+def test_memory_is_reserved() -> None:
+    assert plan(spec(cluster=Cluster(memory_per_worker="2GiB"))).resources.memory == 2 << 30
+    with pytest.raises(MachineError, match="1 worker with 32 GiB needs 32 GiB, and there is 16 GiB"):
+        plan(spec(cluster=Cluster(memory_per_worker="32GiB")))
 
 
 def test_range_leaves_out_what_the_gpus_do_not_reach() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 
 from plan_specs import A100, machine, plan, spec
@@ -9,7 +10,7 @@ from rich.console import Console
 
 from orchestrator.cli.plan_view import render
 from orchestrator.config.schema import Cluster, Job, Schedule, ScheduleName, Strategy, StrategyName, Tracking
-from orchestrator.plan.types import Plan
+from orchestrator.plan.types import Plan, Spot
 
 
 def shown(made: Plan) -> str:
@@ -50,6 +51,16 @@ def test_range_with_what_cannot_run_and_notes() -> None:
     assert "6 (admissible: 5, 6) on 1 node of head:6379, started by ray" in text
     assert "7 workers: batch=60 does not divide by 7 data-parallel workers" in text
     assert "The run starts with the largest admissible number of workers, 6." in text
+
+
+def test_placement_is_shown() -> None:
+    assert "Placement    1 worker on host\n" in shown(plan(spec()))
+    made = plan(spec(cluster=Cluster(workers=2)), machine(gpus=(A100, A100)))
+    assert "2 workers on host (A100)" in shown(made)
+    spots = tuple(Spot(node=f"n{number}", workers=2, gpu="A100" if number else "") for number in range(10))
+    text = shown(dataclasses.replace(made, placement=spots))
+    assert "2 workers on n0, 2 on n1 (A100), 2 on n2 (A100)" in text
+    assert "and on 2 more nodes" in text
 
 
 def test_markup_in_names_is_not_markup() -> None:

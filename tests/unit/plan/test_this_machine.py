@@ -107,7 +107,9 @@ def test_this_machine_is_known() -> None:
     assert inventory.versions()["python"].startswith("3.")
 
 
-def test_another_cluster_is_not() -> None:
-    assert not inventory.for_spec(JobSpec(cluster=Cluster(address="head:6379"))).known
+def test_another_cluster_is_not_known_where_ray_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    found = inventory.for_spec(JobSpec(cluster=Cluster(address="head:6379")))
+    assert (found.known, found.note) == (False, "Ray is not installed here")
     assert inventory.for_spec(JobSpec()).known
     assert inventory.for_spec(JobSpec(cluster=Cluster(launcher=LauncherName.torchrun))).known

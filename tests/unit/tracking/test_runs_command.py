@@ -115,9 +115,19 @@ def test_show_tells_the_cause_of_a_failure(tmp_path):
         record.store.write(paths.failure(1, rank), json.dumps(failure))
     output = call("show", "last", "--storage", tmp_path)
     assert "ZeroDivisionError: oh" in output
-    assert "worker 1 (and 1 more workers)" in output
+    assert "worker 1 (and 1 more)" in output
     assert "last line" in output
     assert f"orchestrator resume digits-1 --storage {tmp_path}" in output
+
+
+def test_show_tells_the_cause_first_when_no_worker_left_one(tmp_path):
+    record = make_run(tmp_path, "digits-1", status=Status.failed, metrics={"val/loss": 1.0})
+    record.attempts[-1].error = "Ray cannot be reached.\nStart it with: ray start --head."
+    record.save()
+    lines = call("show", "last", "--storage", tmp_path).splitlines()
+    at = lines.index("failure")
+    assert lines[at + 1 : at + 3] == ["  Ray cannot be reached.", "  Start it with: ray start --head."]
+    assert at < lines.index("results") < lines.index("files")
 
 
 def test_show_draws_the_history_of_a_running_run(tmp_path):
@@ -180,8 +190,9 @@ def test_an_unknown_run_is_told(tmp_path):
 
 def test_words():
     assert [ago(seconds) for seconds in (5, 65, 3600, 90000)] == ["5s", "1m 5s", "1h", "1d 1h"]
-    assert [number(value) for value in (0.123456, 3.0, 1.2e-7, float("nan"), float("inf"))] == [
+    assert [number(value) for value in (0.123456, 27773.4, 3.0, 1.2e-7, float("nan"), float("inf"))] == [
         "0.1235",
+        "27773",
         "3",
         "1.2e-07",
         "nan",

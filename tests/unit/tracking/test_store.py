@@ -105,13 +105,13 @@ def test_any_other_answer_will_do(answering, status):
 
 
 def test_an_unknown_scheme_is_refused():
-    with pytest.raises(TrackingError, match=r"'htp'.*http, https, mssql"):
+    with pytest.raises(ConfigError, match=r"'htp'.*http, https, mssql"):
         prepare(http("htp://server"), 1.0)
 
 
 @pytest.mark.parametrize("uri", ["mlruns", "file:///tmp/mlruns"])
 def test_a_folder_is_refused(uri):
-    with pytest.raises(TrackingError, match="sqlite:///"):
+    with pytest.raises(ConfigError, match="sqlite:///"):
         prepare(http(uri), 1.0)
 
 

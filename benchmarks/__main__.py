@@ -1,0 +1,34 @@
+"""Run all benchmarks, print the table that the docs carry, and keep the raw figures."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from benchmarks import training
+from benchmarks.harness import HEADER, keep
+
+RESULTS = Path(__file__).parent / "results"
+BENCHMARKS = {"training": training.benchmark}
+
+
+def main() -> None:
+    """Command line: which benchmarks, how many pairs."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", help=f"of: {', '.join(BENCHMARKS)}; all by default")
+    parser.add_argument("--pairs", type=int, default=5, help="pairs of each comparison (default 5)")
+    arguments = parser.parse_args()
+    results = []
+    with tempfile.TemporaryDirectory(prefix="orchestrator-bench-") as scratch:
+        for name in arguments.names or BENCHMARKS:
+            if name not in BENCHMARKS:
+                parser.error(f"there is no benchmark {name!r}: {', '.join(BENCHMARKS)}")
+            print(f"{name}:", flush=True)
+            results += BENCHMARKS[name](arguments.pairs, Path(scratch) / name)
+    print("", HEADER, *(result.row() for result in results), sep="\n")
+    print(f"\nraw figures: {keep(results, RESULTS)}")
+
+
+if __name__ == "__main__":
+    main()

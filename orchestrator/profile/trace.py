@@ -1,0 +1,48 @@
+"""The fullest moment of code that runs on fake tensors, found by following every storage from birth to death."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+class PeakMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """While active, counts the bytes of all storages that operations bring to life; `peak` is the most at one time.
+
+    What the operations allocate and free inside themselves, such as the workspace of a convolution, is not seen.
+    """
+
+    def __init__(self, known: Iterable[Tensor] = ()) -> None:
+        """`known` tensors were there before and count nothing."""
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.peak = 0
+        self._live = 0
+        self._seen: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet(
+            tensor.untyped_storage() for tensor in known
+        )
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run the operation and count the storages of its results."""
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self._count(leaf.untyped_storage())
+        return result
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        if storage in self._seen:
+            return
+        self._seen.add(storage)
+        size = storage.nbytes()
+        self._live += size
+        self.peak = max(self.peak, self._live)
+        weakref.finalize(storage, self._forget, size).atexit = False
+
+    def _forget(self, size: int) -> None:
+        self._live -= size

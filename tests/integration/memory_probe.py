@@ -1,0 +1,129 @@
+"""What DeepSpeed's ranks really hold: an entry for launchers that trains one window per plan and counts storages."""
+
+from __future__ import annotations
+
+import gc
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from orchestrator.config.load import spec_from_dict
+from orchestrator.plan.types import Plan
+from orchestrator.runtime.context import WorkerContext
+from orchestrator.runtime.engine import Engine
+from orchestrator.runtime.task import Task
+from orchestrator.storage import open_store
+
+
+class Odd(nn.Module):
+    """Sizes that divide by nothing, frozen parameters, biases for a group of their own, a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(7, 5)
+        self.first = nn.Linear(5, 13)
+        self.norm = nn.LayerNorm(13)
+        self.second = nn.Linear(13, 11)
+        self.head = nn.Linear(11, 1)
+        self.table.weight.requires_grad = False
+        self.norm.bias.requires_grad = False
+        self.register_buffer("scale", torch.ones(3))
+
+    def forward(self, numbers: Tensor) -> Tensor:
+        hidden = self.norm(self.first(self.table(numbers)))
+        return self.head(torch.relu(self.second(hidden))).squeeze(-1) * self.scale[0]
+
+
+class Sums(Task):
+    def __init__(self) -> None:
+        super().__init__(Odd, lambda split: None)
+
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        numbers, wanted = batch
+        return (model(numbers) - wanted).square().sum()
+
+
+def measure(ctx: WorkerContext) -> None:
+    """Count for each plan in turn, all in one process group."""
+    counted = {name: _count(Plan.from_dict(plan)) for name, plan in ctx.launch.plan["plans"].items()}
+    open_store(ctx.launch.root).write(f"held-{ctx.rank}.json", json.dumps(counted))
+
+
+def _count(plan: Plan) -> dict[str, int]:
+    spec, row, task = spec_from_dict(plan.spec), plan.preferred, Sums()
+    before = _bytes(_live())
+    engine = Engine(task, spec, row, torch.device("cpu"))
+    engine.train(True)
+    for _ in range(2):
+        engine.set_lr(0.01)
+        for number in range(row.accumulation):
+            batch = torch.arange(row.micro_batch) % 7, torch.ones(row.micro_batch)
+            loss = task.loss(engine.model, batch) / row.batch
+            turning = _bytes(_parameters(engine))
+            engine.backward(loss)
+            if number < row.accumulation - 1:
+                engine.step()
+        gradients = _bytes(_gradients(engine))
+        engine.step()
+    parameters, optimizer = _bytes(_parameters(engine)), _bytes(_states(engine))
+    everything = _bytes(_live()) - before
+    engine.close()
+    del engine
+    return {
+        "parameters": parameters,
+        "gradients": gradients,
+        "optimizer": optimizer,
+        "live": everything,
+        "turning": turning,
+    }
+
+
+def _parameters(engine: Engine) -> Iterator[Any]:
+    optimizer = engine._optimizer
+    yield [(parameter, getattr(parameter, "ds_tensor", None)) for parameter in engine.model.parameters()]
+    yield getattr(optimizer, "bit16_groups_flat", None)
+    yield getattr(optimizer, "lp_param_buffer", None)
+    yield getattr(optimizer, "param_groups_fp16_flat_cpu_memory", None)
+
+
+def _gradients(engine: Engine) -> Iterator[Any]:
+    optimizer = engine._optimizer
+    yield [(parameter.grad, getattr(parameter, "grad_accum", None)) for parameter in engine.model.parameters()]
+    yield [tensor.grad for tensor in _tensors(_masters(engine))]
+    for name in ("averaged_gradients", "all_grad_tensors", "accumulated_grads_in_cpu", "grad_partitions_flat_buffer"):
+        yield getattr(optimizer, name, None)
+
+
+def _masters(engine: Engine) -> list[Any]:
+    names = ("single_partition_of_fp32_groups", "fp32_partitioned_groups_flat", "fp32_groups")
+    return [getattr(engine._optimizer, name, None) for name in names]
+
+
+def _states(engine: Engine) -> Iterator[Any]:
+    yield _masters(engine)
+    yield [list(state.values()) for state in getattr(engine._optimizer, "optimizer", engine._optimizer).state.values()]
+
+
+def _live() -> list[Tensor]:
+    """Every tensor that Python can reach."""
+    gc.collect()
+    return [thing for thing in gc.get_objects() if issubclass(type(thing), Tensor)]
+
+
+def _bytes(nest: Iterable[Any]) -> int:
+    """Bytes of the storages behind all tensors in a nest of containers, each storage once."""
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in _tensors(nest)}
+    return sum(storages.values())
+
+
+def _tensors(nest: Any) -> Iterator[Tensor]:
+    if isinstance(nest, Tensor):
+        yield nest
+    elif isinstance(nest, dict):
+        yield from _tensors(list(nest.values()))
+    elif nest is not None and not isinstance(nest, str | int | float):
+        for inner in nest:
+            yield from _tensors(inner)
