@@ -23,7 +23,7 @@ KINDS = {
 def memory_table(memory: Memory) -> Table:
     """What one worker holds of each kind, its fullest moment, and whether there is so much."""
     columns = {name: held for name, held in (("GPU", memory.device), ("host", memory.host)) if held != Held()}
-    table = Table(title="Memory of each worker (its tensors; programs and libraries come on top)", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    table = Table(title="Memory of each worker: its tensors", title_justify="left", box=None, padding=(0, 2, 0, 0))
     table.add_column("")
     for name in columns:
         table.add_column(name, justify="right")

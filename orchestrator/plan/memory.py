@@ -1,7 +1,7 @@
 """How much memory each worker needs, from a model's profile alone: no torch, no DeepSpeed.
 
 Parameters, gradients and optimizer states are what DeepSpeed 0.19's ranks hold, to the byte (plan/zero_layout.py has
-the rules); buckets, gathered parameters and temporaries are upper bounds; activations come measured with the profile.
+the rules); buckets, gathered parameters and temporaries are estimates; activations come measured with the profile.
 docs/memory.md says what is left out.
 """
 

@@ -144,9 +144,8 @@ def _short_of(name: str, gang: Gang, inventory: Inventory, *, now: bool) -> tupl
     needed = gang.workers * each
     nodes = eligible(gang, inventory)
     there = sum(getattr(node.now if now else node.all, name) for node in nodes)
-    asking = f"{gang.workers} workers with {_amount(name, each)} each need"
-    if gang.workers == 1:
-        asking = f"1 worker with {_amount(name, each)} needs"
+    given = f"{_amount(name, each)}{' of memory' if name == 'memory' else ''}"
+    asking = f"{gang.workers} workers with {given} each need" if gang.workers > 1 else f"1 worker with {given} needs"
     reason = f"{asking} {_amount(name, needed)}, and {_there(name, there, gang, now=now)}"
     if needed <= there:
         # Enough in all, but in pieces that are too small, or beside too little of something else.

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 
+from jobs.regression import Mlp, Regression
 from orchestrator.config.load import spec_from_dict
 from orchestrator.plan.types import Plan
 from orchestrator.runtime.context import WorkerContext
@@ -79,6 +82,50 @@ def _count(plan: Plan) -> dict[str, int]:
         "live": everything,
         "turning": turning,
     }
+
+
+def measure_peaks(ctx: WorkerContext) -> None:
+    """The fullest moment of a whole window, by torch's own record of what its CPU allocator gives and takes."""
+    peaks = {name: _peak(Plan.from_dict(plan)) for name, plan in ctx.launch.plan["plans"].items()}
+    open_store(ctx.launch.root).write(f"held-{ctx.rank}.json", json.dumps(peaks))
+
+
+def _peak(plan: Plan) -> int:
+    spec, row, task = spec_from_dict(plan.spec), plan.preferred, wide_task()
+    before = _bytes(_live())
+    engine = Engine(task, spec, row, torch.device("cpu"))
+    engine.train(True)
+
+    def window() -> None:
+        for _ in range(row.accumulation):
+            batch = task.collate([task.dataset("train")[0]] * row.micro_batch)
+            engine.backward(task.loss(engine.model, batch) / row.batch)
+            engine.step()
+
+    # Optimizer states come with the first step, ZeRO 3 knows what to keep from the second window on.
+    window()
+    window()
+    peak = _bytes(_live()) - before + most_allocated(window)
+    engine.close()
+    return peak
+
+
+def most_allocated(work: Callable[[], None]) -> int:
+    """Most bytes at one time that some work allocates beyond what was there before."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        work()
+    live = peak = 0
+    for event in profiled.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            live += event.nbytes()
+            peak = max(peak, live)
+    return peak
+
+
+def wide_task() -> Task:
+    """A model whose activations and states weigh about the same."""
+    items = [(torch.zeros(100), torch.tensor(0.0))]
+    return Regression(partial(Mlp, inputs=100, width=300, depth=5), lambda split: items)
 
 
 def _parameters(engine: Engine) -> Iterator[Any]:

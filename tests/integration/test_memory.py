@@ -27,9 +27,11 @@ from orchestrator.plan.inventory import Inventory, Node
 from orchestrator.plan.make import make
 from orchestrator.plan.profile_types import ModelProfile, Parameter
 from orchestrator.plan.types import Plan, WorkerResources
+from orchestrator.profile.model import profile_model
 from orchestrator.runtime.context import Launch
+from orchestrator.runtime.engine import prepare
 from orchestrator.runtime.torchrun import TorchrunLauncher
-from tests.integration.memory_probe import Odd
+from tests.integration.memory_probe import Odd, wide_task
 
 REPOSITORY = Path(__file__).parents[2]
 MACHINE = Inventory(nodes=(Node(name="test", cpus=2, memory=8 * 2**30),))
@@ -88,16 +90,20 @@ PLANS = {name: plan(wanted) for name, wanted in SPECS.items()}
 
 @pytest.fixture(scope="module")
 def held(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, int]]]:
-    """What each rank held under each plan: all plans in one launch of two workers."""
-    root = tmp_path_factory.mktemp("run")
+    """What each rank held under each plan."""
+    return measured(tmp_path_factory.mktemp("run"), "measure", PLANS)
+
+
+def measured(root: Path, entry: str, plans: dict[str, Plan]) -> list[dict[str, Any]]:
+    """What an entry of memory_probe wrote down on each of two workers: all plans in one launch."""
     launch = Launch(
         run_id="memory",
         attempt=1,
         root=str(root),
         project=str(REPOSITORY),
         world_size=2,
-        plan={"plans": {name: made.to_dict() for name, made in PLANS.items()}},
-        entry="tests.integration.memory_probe:measure",
+        plan={"plans": {name: made.to_dict() for name, made in plans.items()}},
+        entry=f"tests.integration.memory_probe:{entry}",
     )
     launcher = TorchrunLauncher()
     launcher.start(launch, WorkerResources(cpus=1, gpus=0, threads=1))
@@ -149,3 +155,24 @@ def test_nothing_else_of_weight_is_held_between_steps(name: str, held: list[dict
     for rank, estimate in enumerate(planned):
         slack = 512  # scalars: losses, norms, flags
         assert held[rank][name]["live"] <= estimate.host.peak + slack
+
+
+def test_the_fullest_moment_is_nearly_met(tmp_path: Path) -> None:
+    """Activations, buckets and temporaries included, on a model where all of them weigh something."""
+    wide = {
+        name.value: dataclasses.replace(
+            spec(name, PrecisionName.fp32),
+            micro_batch=256,
+            strategy=Strategy(name=name, reduce_bucket_size=100_000, persistence_threshold=1000),
+        )
+        for name in StrategyName
+    }
+    plans = {name: plan(one) for name, one in wide.items()}
+    peaks = measured(tmp_path, "measure_peaks", plans)
+    profiled = profile_model(wide_task(), wide["ddp"], [256], prepare)
+    # Nothing is made ahead here, as the training loop does.
+    ahead = memory.WINDOWS_AHEAD * 2 * profiled.batch_bytes(256)
+    for name, one in wide.items():
+        planned = memory.per_rank(profiled, one, plans[name].preferred, on_gpu=False)
+        ratios = [(each.host.peak - ahead) / peaks[rank][name] for rank, each in enumerate(planned)]
+        assert all(0.9 < ratio < 1.25 for ratio in ratios), f"{name}: {ratios}"

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.profiler import ProfilerActivity, profile
 
 from jobs.image_classification import ImageClassification, SmallResNet
 from jobs.regression import Mlp, Regression
@@ -21,6 +20,7 @@ from orchestrator.profile import cache
 from orchestrator.profile.model import profile_model
 from orchestrator.runtime.engine import prepare
 from orchestrator.runtime.task import Task
+from tests.integration.memory_probe import most_allocated
 
 
 class Attention(nn.Module):
@@ -104,14 +104,7 @@ def allocated(task: Task, wanted: JobSpec, micro_batch: int) -> int:
     prepare(task, model, wanted)
     batch = task.collate([task.dataset("train")[0]] * micro_batch)
     task.loss(model, batch).backward()
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        task.loss(model, batch).backward()
-    live = peak = 0
-    for event in profiled.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            live += event.nbytes()
-            peak = max(peak, live)
-    return peak
+    return most_allocated(lambda: task.loss(model, batch).backward())
 
 
 @pytest.mark.parametrize("micro_batch", [8, 32])

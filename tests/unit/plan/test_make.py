@@ -253,7 +253,7 @@ def test_cpus_of_a_cluster_bind() -> None:
 
 def test_memory_is_reserved() -> None:
     assert plan(spec(cluster=Cluster(memory_per_worker="2GiB"))).resources.memory == 2 << 30
-    with pytest.raises(MachineError, match="1 worker with 32 GiB needs 32 GiB, and there is 16 GiB"):
+    with pytest.raises(MachineError, match="1 worker with 32 GiB of memory needs 32 GiB, and there is 16 GiB"):
         plan(spec(cluster=Cluster(memory_per_worker="32GiB")))
 
 

@@ -183,7 +183,7 @@ def test_what_is_taken_is_waited_for() -> None:
             place(4, need(memory=20 * GIB), there(node("a"))),
             "memory",
             (80 * GIB, 64 * GIB),
-            "4 workers with 20 GiB each need 80 GiB, and there is 64 GiB",
+            "4 workers with 20 GiB of memory each need 80 GiB, and there is 64 GiB",
             ["cluster.workers=3", "cluster.memory_per_worker=16GiB"],
         ),
         (

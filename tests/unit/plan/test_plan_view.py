@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import re
 
 from plan_specs import A100, machine, plan, spec
 from rich.console import Console
 
 from orchestrator.cli.plan_view import render
 from orchestrator.config.schema import Cluster, Job, Schedule, ScheduleName, Strategy, StrategyName, Tracking
+from orchestrator.plan.profile_types import Activations, ModelProfile, Parameter
 from orchestrator.plan.types import Plan, Spot
 
 
@@ -61,6 +63,33 @@ def test_placement_is_shown() -> None:
     text = shown(dataclasses.replace(made, placement=spots))
     assert "2 workers on n0, 2 on n1 (A100), 2 on n2 (A100)" in text
     assert "and on 2 more nodes" in text
+
+
+def test_memory_on_gpus() -> None:
+    layers = (Parameter(name="layer.weight", numel=2**30),)
+    profile = ModelProfile(
+        parameters=layers, buffer_bytes=0, activations=(Activations(micro_batch=64, bytes=2**30, batch_bytes=0),)
+    )
+    text = shown(plan(spec(), machine(gpus=(A100,)), profile=profile))
+    for part in (
+        r"Memory of each worker",
+        r"GPU +host",
+        r"parameters +4 GiB\n",
+        r"optimizer states +8 GiB",
+        r"activations +1 GiB\n",
+        r"at the fullest +20 GiB +4 GiB",
+        r"there is +80 GiB: fits +16 GiB: fits",
+    ):
+        assert re.search(part, text), part
+
+
+def test_memory_without_activations_is_a_lower_bound() -> None:
+    profile = ModelProfile(parameters=(Parameter(name="layer.weight", numel=2**33),), buffer_bytes=0)
+    text = shown(plan(spec(), machine(gpus=(A100,)), profile=profile))
+    assert re.search(r"activations +unknown", text)
+    assert re.search(r"at the fullest +at least 160 GiB", text)
+    assert "80 GiB: does not fit" in text
+    assert "Does not fit: each worker needs" in text
 
 
 def test_markup_in_names_is_not_markup() -> None:
