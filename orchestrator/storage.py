@@ -11,8 +11,9 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from orchestrator import paths
 from orchestrator.errors import StorageError
@@ -90,8 +91,10 @@ class Store:
         """Add whole lines at the end of a growing file."""
         raise NotImplementedError
 
-    def tail(self, name: str, cursor: int = 0) -> tuple[str, int]:
-        """What a growing file got since `cursor` (0: all), in whole lines, and the cursor to go on from."""
+    def tail(self, name: str, cursor: int = 0, limit: int | None = None) -> tuple[str, int]:
+        """What a growing file got since `cursor` (0: all), in whole lines, and the cursor to go on from. `limit`: about
+        so many bytes of it, but at least a line.
+        """
         raise NotImplementedError
 
     def gather(self, name: str, folder: Path) -> Path:
@@ -153,16 +156,18 @@ class LocalStore(Store):
         with _medium("write", str(path)):
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("ab+", buffering=0) as file:
-                file.write(("\n" if _ends_inside_a_line(file) else "").encode() + text.encode())
+                _write_all(file, ("\n" if _ends_inside_a_line(file) else "").encode() + text.encode())
 
-    def tail(self, name: str, cursor: int = 0) -> tuple[str, int]:
+    def tail(self, name: str, cursor: int = 0, limit: int | None = None) -> tuple[str, int]:
         path = self.path / name
         with _medium("read", str(path)):
             if not path.is_file():
                 return "", cursor
             with path.open("rb") as file:
                 file.seek(cursor)
-                data = file.read()
+                data = file.read(-1 if limit is None else limit)
+                if b"\n" not in data:
+                    data += file.readline()
         whole = data[: data.rfind(b"\n") + 1]
         return whole.decode(errors="replace"), cursor + len(whole)
 
@@ -264,8 +269,9 @@ class RemoteStore(Store):
         self.write(f"{name}/{number:08d}", text)
         self._pieces[name] = number + 1
 
-    def tail(self, name: str, cursor: int = 0) -> tuple[str, int]:
-        pieces = tuple(self._pieces_after(name, cursor) if cursor else self._all_pieces(name))
+    def tail(self, name: str, cursor: int = 0, limit: int | None = None) -> tuple[str, int]:
+        one_by_one = cursor > 0 or limit is not None
+        pieces = _up_to(limit, self._pieces_after(name, cursor) if one_by_one else self._all_pieces(name))
         return "".join(pieces), cursor + len(pieces)
 
     def _pieces_after(self, name: str, last: int) -> Iterator[str]:
@@ -312,7 +318,24 @@ class RemoteStore(Store):
                 self.fs.rm(self._at(name), recursive=True)
 
 
-def _ends_inside_a_line(file: BinaryIO) -> bool:
+def _up_to(limit: int | None, pieces: Iterator[str]) -> list[str]:
+    """Pieces until there are `limit` characters of them, or all."""
+    taken: list[str] = []
+    for piece in pieces:
+        taken.append(piece)
+        if limit is not None and sum(map(len, taken)) >= limit:
+            break
+    return taken
+
+
+def _write_all(file: FileIO, data: bytes) -> None:
+    """One write as a rule; a disk that fills up takes a part, and tells the reason only at the next."""
+    left = memoryview(data)
+    while left:
+        left = left[file.write(left) :]
+
+
+def _ends_inside_a_line(file: FileIO) -> bool:
     """Whether the writer before us died within a line: what follows must not become part of it."""
     if file.seek(0, os.SEEK_END) == 0:
         return False

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from orchestrator.cli.memory_view import memory_table
 from orchestrator.config.units import show_bytes
-from orchestrator.plan.types import Plan, Row
+from orchestrator.plan.types import Choice, Plan, Row
 
 MAX_SPOTS = 8
 
@@ -26,11 +26,34 @@ def render(plan: Plan, console: Console) -> None:
     if plan.preferred.memory:
         console.print()
         console.print(memory_table(plan.preferred.memory))
+    if plan.choices:
+        console.print()
+        console.print(_choices(plan.choices))
     if len(plan.rows) > 1:
         console.print()
         console.print(_rows(plan.rows))
     _print_list(console, "Cannot run with", _inadmissible(plan), "yellow")
     _print_list(console, "Notes", list(plan.notes), "yellow")
+
+
+def _choices(choices: tuple[Choice, ...]) -> Table:
+    """What was weighed for `auto`, and why one was chosen."""
+    table = Table(title="Chosen automatically", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for name, justify in (
+        ("strategy", "left"),
+        ("micro", "right"),
+        ("passes", "right"),
+        ("GPU", "right"),
+        ("host", "right"),
+    ):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    table.add_column("")
+    for choice in choices:
+        amounts = (show_bytes(choice.device) if choice.device else "", show_bytes(choice.host) if choice.host else "")
+        numbers = (str(choice.micro_batch or ""), str(choice.accumulation or ""))
+        style = "bold" if choice.verdict == "chosen" else None
+        table.add_row(choice.strategy, *numbers, *amounts, choice.verdict, style=style)
+    return table
 
 
 def _print_list(console: Console, title: str, items: list[str], style: str) -> None:

@@ -7,7 +7,7 @@ import importlib.util
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from orchestrator import paths
 from orchestrator.cli.options import ConfigArgs
@@ -25,7 +25,9 @@ def make_plan(config: ConfigArgs, *, check_code: bool = True, cluster_file: str 
 
     `cluster_file`: plan for the nodes that this cluster.yaml describes, instead of asking.
     """
+    from orchestrator.cli.sizing import profile_of
     from orchestrator.cluster import inventory
+    from orchestrator.plan import auto, budget
     from orchestrator.plan.make import check, make
 
     loaded = config.load()
@@ -35,20 +37,32 @@ def make_plan(config: ConfigArgs, *, check_code: bool = True, cluster_file: str 
     # First of all, since asking a cluster takes seconds.
     check(loaded.spec, shared_storage=shared, tracking_uri=tracking_uri)
     there = _described(loaded.spec, cluster_file) if cluster_file else inventory.for_spec(loaded.spec)
-    plan = make(
-        loaded.resolved,
-        loaded.spec,
-        there,
-        environment=inventory.versions(),
-        shared_storage=shared,
-        project=paths.project_dir(),
-        tracking_uri=tracking_uri,
-    )
+
+    def plan_for(resolved: dict[str, Any], spec: JobSpec) -> Plan:
+        return make(
+            resolved,
+            spec,
+            there,
+            environment=inventory.versions(),
+            shared_storage=shared,
+            project=paths.project_dir(),
+            tracking_uri=tracking_uri,
+        )
+
+    left_open = auto.is_wanted(loaded.spec)
+    asked = (loaded.resolved, loaded.spec)
+    plan = auto.start(*asked, plan_for) if left_open else plan_for(*asked)
     if not check_code:
         return plan
-    from orchestrator.cli.sizing import with_memory
+    plan = check_targets(plan, loaded.origins.where)
+    profile = profile_of(plan, loaded.spec)
 
-    return with_memory(check_targets(plan, loaded.origins.where), loaded.spec, there)
+    def with_memory(plan: Plan, spec: JobSpec) -> Plan:
+        return budget.with_memory(plan, spec, profile, there) if profile else plan
+
+    if not left_open:
+        return with_memory(plan, loaded.spec)
+    return auto.choose(loaded.resolved, loaded.spec, lambda resolved, spec: with_memory(plan_for(resolved, spec), spec))
 
 
 def _described(spec: JobSpec, file: str) -> Inventory:

@@ -27,6 +27,13 @@ class StrategyName(Enum):
     zero3 = "zero3"
     zero2_offload = "zero2_offload"
     zero3_offload = "zero3_offload"
+    auto = "auto"
+    """The fastest of the others that fits."""
+
+
+EXPLICIT_STRATEGIES = tuple(name for name in StrategyName if name is not StrategyName.auto)
+AUTO = "auto"
+"""What micro_batch can be beside a number."""
 
 
 class OptimizerName(Enum):
@@ -434,11 +441,14 @@ class JobSpec:
     storage: Storage = field(default_factory=Storage)
     batch: int | None = None
     """Global batch: samples per optimizer step over all workers."""
-    micro_batch: int | None = None
-    """Samples per forward pass of one worker."""
+    micro_batch: Any = None
+    """Samples per forward pass of one worker; auto: as many as fit; null: as follows from the other factors."""
     accumulation: int | None = None
     """Forward passes per optimizer step."""
 
     def __post_init__(self) -> None:
-        for key in ("batch", "micro_batch", "accumulation"):
+        for key in ("batch", "accumulation"):
             _positive(key, getattr(self, key))
+        micro = self.micro_batch
+        if micro not in (None, AUTO) and (isinstance(micro, bool) or not isinstance(micro, int) or micro <= 0):
+            raise ConfigError(f"micro_batch={micro} is not a number of samples.", "Give 1 or more, auto, or null.")

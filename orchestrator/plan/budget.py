@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from orchestrator.config.schema import JobSpec, StrategyName
+from orchestrator.config.schema import EXPLICIT_STRATEGIES, JobSpec, StrategyName
 from orchestrator.config.units import show_bytes
 from orchestrator.plan import deepspeed, memory
 from orchestrator.plan.batch import Arrangement
@@ -36,8 +36,8 @@ def with_memory(plan: Plan, spec: JobSpec, profile: ModelProfile, inventory: Inv
 def alternatives(profile: ModelProfile, spec: JobSpec, row: Row, *, on_gpu: bool) -> dict[StrategyName, Memory]:
     """What a row's workers would need under every strategy, with the person's other settings."""
     factors = Arrangement(mesh=row.mesh, batch=row.batch, micro_batch=row.micro_batch, accumulation=row.accumulation)
-    needed = {}
-    for name in StrategyName:
+    needed: dict[StrategyName, Memory] = {}
+    for name in EXPLICIT_STRATEGIES:
         other = dataclasses.replace(spec, strategy=dataclasses.replace(spec.strategy, name=name))
         config = deepspeed.config(other, factors, on_gpu=on_gpu)
         needed[name] = memory.estimate(profile, other, dataclasses.replace(row, deepspeed=config), on_gpu=on_gpu)

@@ -7,7 +7,7 @@ from typing import Any
 
 from orchestrator import paths
 from orchestrator.config import units
-from orchestrator.config.schema import JobSpec, LauncherName, PrecisionName, StrategyName
+from orchestrator.config.schema import AUTO, JobSpec, LauncherName, PrecisionName, StrategyName
 from orchestrator.errors import MachineError, PlanError
 from orchestrator.plan import batch, budget, deepspeed, deepspeed_user, fit, schedule
 from orchestrator.plan.inventory import Inventory
@@ -37,6 +37,7 @@ def make(
     sizes, without which the plan says nothing about memory (budget.with_memory adds it later).
     """
     check(spec, shared_storage=shared_storage, tracking_uri=tracking_uri)
+    _check_explicit(spec)
     usable = fit.usable(spec, inventory)
     resources = _resources(spec, usable)
     _check_precision(spec, usable, resources)
@@ -136,6 +137,13 @@ def _check_length(spec: JobSpec) -> None:
         )
     if steps is not None:
         schedule.check(spec.schedule, steps)
+
+
+def _check_explicit(spec: JobSpec) -> None:
+    """What is left to choose is chosen by plan.auto, which plans each candidate here."""
+    for key, value in (("strategy", spec.strategy.name.value), ("micro_batch", spec.micro_batch)):
+        if value == AUTO:
+            raise PlanError(f"{key}=auto needs the model's memory, which is not known here.", f"Name one ({key}=...).")
 
 
 def _check_mesh(spec: JobSpec) -> None:

@@ -76,6 +76,23 @@ class Spot:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Choice:
+    """One configuration that was weighed for `strategy=auto` or `micro_batch=auto`."""
+
+    strategy: str
+    cost: float
+    """Time of a step by the cost model, relative to ddp without accumulation."""
+    verdict: str
+    """`chosen`, or why not."""
+    micro_batch: int | None = None
+    accumulation: int | None = None
+    device: int = 0
+    """Bytes of GPU memory that a worker needs."""
+    host: int = 0
+    """Bytes of host memory that a worker needs."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
     """What will run. `rows` holds one row per admissible world size, smallest first."""
 
@@ -98,6 +115,8 @@ class Plan:
     """The resolved config it was made from."""
     placement: tuple[Spot, ...] = ()
     """Where the workers of the preferred row go; empty when the cluster was not asked."""
+    choices: tuple[Choice, ...] = ()
+    """What was weighed, when something was left to choose."""
 
     @property
     def preferred(self) -> Row:
@@ -138,6 +157,7 @@ class Plan:
             fields["resources"] = WorkerResources(**data["resources"])
             fields["notes"] = tuple(data["notes"])
             fields["placement"] = tuple(Spot(**spot) for spot in data.get("placement", ()))
+            fields["choices"] = tuple(Choice(**choice) for choice in data.get("choices", ()))
             plan = cls(**fields)
         except (KeyError, TypeError) as error:
             raise PlanError(f"{source} is damaged: {error}.", MAKE_ONE) from error

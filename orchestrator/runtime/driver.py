@@ -1,4 +1,4 @@
-"""Carries a run out: starts workers, watches them, passes what they tell to people and to MLflow, and ends in order."""
+"""Carries a run out: starts workers, watches them, shows people what they tell, and ends in order."""
 
 from __future__ import annotations
 
@@ -6,20 +6,18 @@ import json
 import os
 import signal
 import socket
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
 from orchestrator import errors, paths
 from orchestrator.config.schema import JobSpec
 from orchestrator.errors import (
+    ConfigError,
     MachineError,
     OrchestratorError,
-    PlanError,
     RunFailedError,
     RunStoppedError,
     StorageError,
@@ -31,7 +29,7 @@ from orchestrator.storage import Store
 from orchestrator.tracking import events
 from orchestrator.tracking.events import Event, EventReader
 from orchestrator.tracking.mlflow_sink import MlflowSink
-from orchestrator.tracking.runs import Attempt, RunRecord, Status
+from orchestrator.tracking.runs import Attempt, RunRecord, Status, refuse_second_driver
 from orchestrator.tracking.store import prepare, resolve_uri
 
 POLL_S = 0.1
@@ -108,18 +106,6 @@ def carry_out(
         if driver.outcome is Status.stopped:
             raise RunStoppedError(f"Saved at step {record.step} and stopped.", driver.resume_hint())
     return record
-
-
-def refuse_second_driver(record: RunRecord) -> None:
-    """Two drivers of one run would write over each other."""
-    if not record.attempts or record.attempts[-1].ended is not None:
-        return
-    attempt = record.attempts[-1]
-    if attempt.host == socket.gethostname() and _is_alive(attempt.pid):
-        raise PlanError(
-            f"Run {record.id} is being trained by process {attempt.pid} on this machine.",
-            "Stop that one first, with Ctrl-C.",
-        )
 
 
 class LogReader:
@@ -221,7 +207,8 @@ class Driver:
         self._record.status = status
         self._record.save()
         if self._sink:
-            self._finish_tracking(self._sink, status)
+            for note in self._sink.conclude(status, self._view.say):
+                self._view.say(f"note: {note}")
 
     def resume_hint(self) -> str:
         """What to type to go on."""
@@ -257,8 +244,6 @@ class Driver:
             if not self._attempt or event.attempt != self._attempt.number:
                 continue
             self._note(event)
-            if self._sink:
-                self._sink.record(event)
             self._view.event(event)
         for line in self._logs.poll() if self._logs else ():
             self._view.say(line)
@@ -308,24 +293,15 @@ class Driver:
             if name.startswith(f"attempt-{number}-")
         ]
         if not failures:
-            rank, cause = 0, ended.error or "the workers ended without a result"
-            message = f"Run {self._record.id} failed: {cause}."
-        else:
-            first = min(failures, key=lambda failure: failure["time"])
-            rank = first["rank"]
-            message = cause_of(first)
-        log = f"{self._record.root}/{paths.worker_log(rank)}"
-        return RunFailedError(message, f"Traceback and log: {log}. {self.resume_hint()}.")
+            message = f"Run {self._record.id} failed: {ended.error or 'the workers ended without a result'}."
+            return RunFailedError(message, f"{self._log_hint(0)} {self.resume_hint()}.")
+        first = min(failures, key=lambda failure: failure["time"])
+        hint = self._log_hint(first["rank"])
+        # What the config asks for stays wrong however often the run is resumed.
+        return RunFailedError(cause_of(first), hint if is_config_error(first) else f"{hint} {self.resume_hint()}.")
 
-    def _finish_tracking(self, sink: MlflowSink, status: Status) -> None:
-        with tempfile.TemporaryDirectory(prefix="orchestrator-finish-") as scratch:
-            if status is Status.finished and self._spec.tracking.log_model and self._store.exists(paths.MODEL):
-                self._view.say("recording the model")
-                sink.log_model(self._store.download(paths.MODEL, Path(scratch)))
-            logs = self._store.list(paths.LOGS)
-            files = {name: self._store.gather(f"{paths.LOGS}/{name}", Path(scratch)) for name in logs}
-            for note in sink.finish(status, files, self._record.final_metrics):
-                self._view.say(f"note: {note}")
+    def _log_hint(self, rank: int) -> str:
+        return f"Traceback and log: {self._record.root}/{paths.worker_log(rank)}."
 
 
 def _status_after(error: BaseException) -> Status:
@@ -335,10 +311,19 @@ def _status_after(error: BaseException) -> Status:
 def cause_of(failure: dict[str, Any]) -> str:
     """A worker's exception in one line; one of ours says itself where to look."""
     message = " ".join(str(failure["message"]).split())
-    ours = getattr(errors, str(failure["type"]), None)
-    if isinstance(ours, type) and issubclass(ours, OrchestratorError):
+    if _is_one_of(OrchestratorError, failure):
         return message
     return f"{failure['type']}: {message} (worker {failure['rank']}, {failure['where']})"
+
+
+def is_config_error(failure: dict[str, Any]) -> bool:
+    """Whether a worker refused the config."""
+    return _is_one_of(ConfigError, failure)
+
+
+def _is_one_of(base: type[OrchestratorError], failure: dict[str, Any]) -> bool:
+    kind = getattr(errors, str(failure["type"]), None)
+    return isinstance(kind, type) and issubclass(kind, base)
 
 
 def _told(error: BaseException) -> str:
@@ -346,12 +331,6 @@ def _told(error: BaseException) -> str:
     if isinstance(error, OrchestratorError):
         return f"{error.message}\n{error.hint}".strip()
     return str(error) or type(error).__name__
-
-
-def _is_alive(pid: int) -> bool:
-    import psutil
-
-    return psutil.pid_exists(pid) and pid != os.getpid()
 
 
 def summary(record: RunRecord) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from orchestrator.runtime.loader import Window, make_window, prefetch, to_device
 from orchestrator.runtime.sampler import Sampler, ends_epoch
 from orchestrator.runtime.task import Dataset, Task
 from orchestrator.tracking import events
-from orchestrator.tracking.events import EventWriter
+from orchestrator.tracking.events import Emitter
 
 DONE, EARLY, STOPPED = "done", "early_stopping", "stopped"
 """Why training ended."""
@@ -39,7 +39,7 @@ class Parts:
     engine: Engine
     agreement: Agreement
     checkpoints: Checkpoints
-    events: EventWriter | None
+    events: Emitter | None
     """Only rank 0 writes events."""
     device: torch.device
     train: Dataset

@@ -14,7 +14,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from orchestrator import paths
 from orchestrator.errors import StorageError
@@ -75,6 +75,16 @@ class Event:
         return cls(**known, data=record)
 
 
+class Emitter(Protocol):
+    """Takes the events of a worker."""
+
+    def emit(self, kind: str, step: int | None = None, **data: Any) -> None:
+        """Record one event."""
+
+    def flush(self) -> None:
+        """See to it that all events taken so far are in run storage."""
+
+
 class EventWriter:
     """Writes one writer's events: at once on file systems, metrics gathered for `interval_s` on object stores.
 
@@ -89,21 +99,43 @@ class EventWriter:
         self._attempt = attempt
         self._clock = clock
         self._interval = interval_s if paths.is_url(store.root) else 0.0
-        self._pending = ""
+        self._pending: list[str] = []
+        self._urgent = False
         self._written = clock()
+
+    @property
+    def gathers(self) -> bool:
+        """Whether metrics wait for the next write, and events for a store that does not answer."""
+        return self._interval > 0
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether all events are written."""
+        return not self._pending
+
+    @property
+    def is_due(self) -> bool:
+        """Whether what was gathered should be written now."""
+        return bool(self._pending) and (self._urgent or self._clock() - self._written >= self._interval)
 
     def emit(self, kind: str, step: int | None = None, **data: Any) -> None:
         """Record one event."""
-        now = self._clock()
-        self._pending += Event(kind=kind, time=now, attempt=self._attempt, step=step, data=data).to_line()
-        if kind != METRICS or now - self._written >= self._interval:
+        self.add(kind, step, self._clock(), data)
+        if self.is_due:
             self._flush_if_possible()
+
+    def add(self, kind: str, step: int | None, moment: float, data: Mapping[str, Any]) -> None:
+        """Take an event that happened at `moment` for the next write."""
+        event = Event(kind=kind, time=moment, attempt=self._attempt, step=step, data=dict(data))
+        self._pending.append(event.to_line())
+        self._urgent = self._urgent or kind != METRICS
 
     def flush(self) -> None:
         """Write what was gathered."""
         if self._pending:
-            self._store.append(self._name, self._pending)
-            self._pending = ""
+            self._store.append(self._name, "".join(self._pending))
+            self._pending = []
+            self._urgent = False
             self._written = self._clock()
 
     def _flush_if_possible(self) -> None:
@@ -113,6 +145,7 @@ class EventWriter:
             if not self._interval:
                 raise
             self._written = self._clock()
+            self._urgent = False
 
 
 class EventReader:
@@ -130,11 +163,11 @@ class EventReader:
         }
         # Only now: when the store fails within the round, the next one starts where this one did.
         self._cursors.update({name: cursor for name, (_, cursor) in found.items()})
-        events = [event for text, _ in found.values() for line in text.split("\n") if (event := _read(line))]
+        events = [event for text, _ in found.values() for line in text.split("\n") if (event := read_event(line))]
         return sorted(events, key=lambda event: event.time)
 
 
-def _read(line: str) -> Event | None:
+def read_event(line: str) -> Event | None:
     """The event in a line; None for what a dying worker left half written."""
     try:
         return Event.from_line(line)

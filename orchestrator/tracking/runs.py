@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
 import re
 import secrets
 import shlex
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,7 +17,7 @@ from enum import Enum
 from typing import Any
 
 from orchestrator import paths
-from orchestrator.errors import ConfigError, StorageError, UnknownRunError, nearest
+from orchestrator.errors import ConfigError, PlanError, StorageError, UnknownRunError, nearest
 from orchestrator.plan.types import Plan
 from orchestrator.storage import Store, open_store
 from orchestrator.tracking.events import in_words, metrics_from
@@ -181,6 +183,30 @@ def load(storage: str, run_id: str) -> RunRecord:
         hint = f"{f'Nearest: {near}. ' if near else ''}List them with: orchestrator runs." if known else NO_RUNS
         raise UnknownRunError(f"There is no run {run_id!r} in {paths.absolute(storage)}.", hint)
     return _read(storage, matches[0])
+
+
+def refuse_second_driver(record: RunRecord) -> None:
+    """Two drivers of one run would write over each other."""
+    if not record.attempts or is_over(record):
+        return
+    attempt = record.attempts[-1]
+    if attempt.host == socket.gethostname() and attempt.pid != os.getpid():
+        raise PlanError(
+            f"Run {record.id} is being trained by process {attempt.pid} on this machine.",
+            "Stop that one first, with Ctrl-C.",
+        )
+
+
+def is_over(record: RunRecord) -> bool:
+    """Whether nobody trains it now. Of a driver on another machine that told no end, we take it that it lives."""
+    if not record.attempts:
+        return False
+    attempt = record.attempts[-1]
+    if attempt.ended is not None:
+        return True
+    import psutil
+
+    return attempt.host == socket.gethostname() and not psutil.pid_exists(attempt.pid)
 
 
 def ids(storage: str) -> list[str]:

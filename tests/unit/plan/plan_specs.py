@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.config.schema import (
+    EXPLICIT_STRATEGIES,
     Cluster,
     Job,
     JobSpec,
@@ -67,7 +68,7 @@ def golden_plans() -> dict[str, Plan]:
                 micro_batch=16,
             )
         )
-        for name in StrategyName
+        for name in EXPLICIT_STRATEGIES
     }
     plans["gpu_fp16_sgd_zero3_offload"] = plan(
         spec(
