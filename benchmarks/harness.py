@@ -39,9 +39,13 @@ class Result:
         """One line of the table."""
         ours = statistics.median(pair[0][self.figure] for pair in self.pairs)
         peer = statistics.median(pair[1][self.figure] for pair in self.pairs)
-        ratios = " ".join(f"{ratio:.2f}" for ratio in self.ratios)
+        ratios = " ".join(_short(ratio) for ratio in self.ratios)
         median = statistics.median(self.ratios)
-        return f"| {self.what} | {ours:.4g} | {peer:.4g} | {median:.2f} | {self.target} | {ratios} |"
+        return f"| {self.what} | {ours:.4g} | {peer:.4g} | {_short(median)} | {self.target} | {ratios} |"
+
+
+def _short(ratio: float) -> str:
+    return f"{ratio:.2f}" if ratio >= 0.1 else f"{ratio:.2g}"
 
 
 HEADER = "| what | ours | peer | ratio (median) | target | ratio of each pair |\n| --- | --- | --- | --- | --- | --- |"

@@ -11,6 +11,7 @@ import click
 from orchestrator import paths
 from orchestrator.cli.options import complete_runs, traceback_option
 from orchestrator.cli.runs_report import RunReport, ago, number, table, workers
+from orchestrator.cli.runs_sync import sync
 from orchestrator.errors import ConfigError
 
 STATUSES = ("created", "running", "finished", "failed", "stopped", "lost")
@@ -29,12 +30,13 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, 
 @traceback_option
 @click.pass_context
 def runs(context: click.Context, storage: str | None, as_json: bool, limit: int, status: str | None) -> None:
-    """List runs, newest first; look into one, or compare several.
+    """List runs, newest first; look into one, compare several, or complete MLflow's record of them.
 
     \b
     orchestrator runs
     orchestrator runs show last
     orchestrator runs compare RUN RUN
+    orchestrator runs sync --all
     """
     if context.invoked_subcommand:
         return
@@ -104,6 +106,9 @@ def compare(context: click.Context, first: str, others: tuple[str, ...], storage
     click.echo(table(rows))
 
 
+runs.add_command(sync)
+
+
 def _parent(context: click.Context, name: str) -> Any:
     """An option given before the subcommand: `runs --storage there show last`."""
     return context.parent.params.get(name) if context.parent else None
@@ -141,6 +146,11 @@ def _list(reports: list[RunReport], limit: int) -> None:
     click.echo(table([head, *rows], head=True))
     if len(reports) > limit:
         click.echo(f"... and {len(reports) - limit} older: --limit {len(reports)}")
+    behind = [report for report in reports[:limit] if report.lacking]
+    if behind:
+        names = behind[0].record.id if len(behind) == 1 else f"{len(behind)} of them"
+        flag = behind[0].record.storage_flag
+        click.echo(f"MLflow's record of {names} is incomplete; complete it with: orchestrator runs sync --all{flag}")
 
 
 def _sections(report: RunReport) -> list[tuple[str, list[str]]]:
@@ -168,6 +178,7 @@ def _facts(report: RunReport) -> list[str]:
         "best": record.best_checkpoint,
         "newest": record.last_checkpoint,
         "MLflow run": record.mlflow_run_id,
+        "lacking": f"{', '.join(report.lacking)} in MLflow" if report.lacking else "",
     }
     return [f"{name:<11} {value}" for name, value in facts.items() if value]
 

@@ -72,6 +72,16 @@ class RunReport:
                 return "lost"
         return record.status.value
 
+    @cached_property
+    def lacking(self) -> list[str]:
+        """What MLflow's record of it lacks; nothing when it is not meant to have one, or that cannot be told."""
+        from orchestrator.tracking.sync import lacking
+
+        try:
+            return lacking(self.record, self.plan) if self.plan else []
+        except OrchestratorError:
+            return []
+
     @property
     def strategy(self) -> str:
         """How its model's states were spread."""
@@ -150,6 +160,7 @@ class RunReport:
             "step": self.step,
             "metrics": self.results,
             "folder": self.record.root,
+            "lacking": self.lacking,
         }
 
     def to_dict(self) -> dict[str, Any]:
@@ -160,6 +171,7 @@ class RunReport:
             "metrics": self.results,
             "params": self.params,
             "failures": self.failures(),
+            "lacking": self.lacking,
             "next": self.next_commands(),
         }
 
@@ -210,12 +222,13 @@ class RunReport:
     def next_commands(self) -> list[str]:
         """What one may want to do now."""
         run, storage = self.record.id, self.record.storage_flag
+        sync = [f"orchestrator runs sync {run}{storage}"] if self.lacking else []
         if self.status in ("failed", "stopped", "lost", "created"):
-            return [f"orchestrator resume {run}{storage}"]
+            return [f"orchestrator resume {run}{storage}", *sync]
         if self.status == "running":
             return [f"orchestrator runs show {run}{storage}"]
         again = f"orchestrator train --plan {shlex.quote(f'{self.record.root}/{paths.PLAN}')}"
-        return [*self._page_command(), again]
+        return [*sync, *self._page_command(), again]
 
     def look_commands(self) -> list[str]:
         """What shows more of it."""

@@ -233,6 +233,8 @@ class Loop:
         if not due or self._saved_at == progress.step:
             return
         self._saved_at = progress.step
+        if parts.events:
+            parts.events.flush()  # a resumed run computes no step up to here again, so their metrics must be kept
         name = parts.checkpoints.save(progress, parts.engine.save)
         parts.emit(events.CHECKPOINT, progress.step, name=name, best=progress.best_step == progress.step)
         parts.ctx.report({}, checkpoint=name)

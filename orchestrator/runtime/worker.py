@@ -25,6 +25,7 @@ from orchestrator.runtime.task import Dataset, Task
 from orchestrator.storage import open_store
 from orchestrator.tracking import events
 from orchestrator.tracking.events import EventWriter
+from orchestrator.tracking.spool import Spool
 from orchestrator.tracking.system import SystemMonitor
 
 
@@ -57,7 +58,7 @@ def _train(ctx: WorkerContext, plan: Plan, spec: JobSpec, row: Row, task: Task, 
             barrier=agreement.barrier,
             keep=spec.checkpoint.keep,
         ),
-        events=EventWriter(open_store(ctx.launch.root), "rank-0", ctx.launch.attempt) if ctx.rank == 0 else None,
+        events=Spool(_writer(ctx, "rank-0")) if ctx.rank == 0 else None,
         device=device,
         train=_training_data(task),
         val=_optional(task, "val"),
@@ -76,7 +77,7 @@ def _train(ctx: WorkerContext, plan: Plan, spec: JobSpec, row: Row, task: Task, 
         )
     finally:
         if parts.events:
-            parts.events.flush()
+            parts.events.close()
     parts.engine.close()
 
 
@@ -135,13 +136,17 @@ def _finish(parts: Parts, loop: Loop, plan: Plan) -> None:
         save_model(open_store(parts.ctx.launch.root), state, plan, description)
 
 
+def _writer(ctx: WorkerContext, name: str) -> EventWriter:
+    return EventWriter(open_store(ctx.launch.root), name, ctx.launch.attempt)
+
+
 @contextmanager
 def _watching_system(ctx: WorkerContext, spec: JobSpec) -> Iterator[None]:
     """Record system metrics, from one worker of each node."""
     if ctx.local_rank != 0 or not spec.tracking.system_metrics:
         yield
         return
-    writer = EventWriter(open_store(ctx.launch.root), f"node-{ctx.node_rank}", ctx.launch.attempt)
+    writer = _writer(ctx, f"node-{ctx.node_rank}")
     monitor = SystemMonitor(
         lambda metrics: writer.emit(events.METRICS, None, metrics=metrics),
         spec.tracking.system_metrics_interval_s,

@@ -95,9 +95,9 @@ class Backlog:
     def has_more(self) -> bool:
         """Whether anything waits to be sent; lines that need not be are noted as done on the way."""
         while not self.next():
+            self.commit()
             if self.at_end or self.superseded:
                 return False
-            self.commit()
         return True
 
     def save(self) -> None:

@@ -23,6 +23,7 @@ def quiet_mlflow() -> None:
     """Keep MLflow's own messages off the terminal: what matters of them comes back as our errors and notes."""
     quiet_telemetry(os.environ)
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "CRITICAL")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # stdout is for our JSON
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"(mlflow|alembic|sqlalchemy|pydantic)\b")
 

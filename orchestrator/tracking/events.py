@@ -84,6 +84,9 @@ class Emitter(Protocol):
     def flush(self) -> None:
         """See to it that all events taken so far are in run storage."""
 
+    def close(self) -> None:
+        """Flush, and take no more."""
+
 
 class EventWriter:
     """Writes one writer's events: at once on file systems, metrics gathered for `interval_s` on object stores.

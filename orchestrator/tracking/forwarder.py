@@ -87,7 +87,10 @@ class Forwarder:
             self._hurry = True
             self._pause = self._backoff[0]
             self._changed.notify_all()
-            while self._done < goal and not self._gave_up and (left := deadline - time.monotonic()) > 0:
+            while self._done < goal and not (self._closed or self.superseded):
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    break
                 self._changed.wait(left)
             return self._done >= goal
 
@@ -100,8 +103,9 @@ class Forwarder:
         return flushed
 
     @property
-    def _gave_up(self) -> bool:
-        return self._closed or self._source.superseded
+    def superseded(self) -> bool:
+        """A later attempt has begun; this forwarder sends nothing more."""
+        return self._source.superseded
 
     # --- the thread --------------------------------------------------------------------------------------------------
     def _run(self) -> None:
@@ -156,7 +160,10 @@ class Forwarder:
                 self._done = asked
                 self._changed.notify_all()
                 return self._period
-            return self._period if self._source.superseded else 0.0
+            if self.superseded:
+                self._changed.notify_all()
+                return self._period
+            return 0.0
 
     def _failed(self, problem: str) -> float:
         with self._changed:

@@ -83,6 +83,8 @@ class Spool:
 
     def close(self, timeout_s: float | None = None) -> None:
         """Tell what was dropped, flush, and end the thread."""
+        if self._closed:
+            return
         try:
             if self.dropped:
                 message = f"{self.dropped} times metrics were not recorded: run storage was too slow for them"

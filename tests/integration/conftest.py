@@ -1,13 +1,15 @@
-"""One Ray cluster for all tests of a session: starting one takes seconds, and they do not disturb each other."""
+"""One Ray cluster and one blank MLflow store for all tests of a session: making one takes seconds."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from orchestrator.environment import quiet_telemetry
+from orchestrator.tracking.store import prepare, resolve_uri
 
 quiet_telemetry(os.environ)
 
@@ -22,3 +24,31 @@ def ray_address() -> Iterator[str]:
     )
     yield cluster.address
     cluster.shutdown()
+
+
+@pytest.fixture
+def mlflow_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """MLflow and our client settle some of their settings in the environment: not in that of other tests."""
+    for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
+        monkeypatch.delenv(name)
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture(scope="session")
+def blank_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prepared store to copy: making one takes seconds."""
+    folder = tmp_path_factory.mktemp("blank")
+    prepare(resolve_uri(None, str(folder)), 15)
+    return folder / "mlflow"
+
+
+@pytest.fixture
+def storage(tmp_path: Path, blank_store: Path) -> Path:
+    """A storage folder with an MLflow store of its own."""
+    import shutil
+
+    shutil.copytree(blank_store, tmp_path / "runs" / "mlflow")
+    return tmp_path / "runs"

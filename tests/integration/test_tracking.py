@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -20,105 +19,33 @@ import psutil
 import pytest
 
 from orchestrator.config.schema import Tracking
-from orchestrator.environment import quiet_telemetry
 from orchestrator.errors import TrackingError
-from orchestrator.plan.types import FORMAT, MeshShape, Plan, Row, WorkerResources
+from orchestrator.plan.types import Plan
 from orchestrator.tracking import runs
-from orchestrator.tracking.events import METRICS, NOTE, Event
+from orchestrator.tracking.events import FINISHED, NOTE, Event
 from orchestrator.tracking.mlflow_sink import MlflowSink
-from orchestrator.tracking.runs import Attempt, Status
+from orchestrator.tracking.runs import Status
 from orchestrator.tracking.store import prepare, resolve_uri
+from tests.integration.recording import (
+    START_S,
+    begin_attempt,
+    connect,
+    free_port,
+    make_plan,
+    make_run,
+    metrics_event,
+    mlflow_server,
+    running,
+    write,
+)
 
 pytestmark = [
+    pytest.mark.usefixtures("mlflow_environment"),
     pytest.mark.filterwarnings("ignore:::mlflow"),
     pytest.mark.filterwarnings("ignore:::alembic"),
     pytest.mark.filterwarnings("ignore:::sqlalchemy"),
     pytest.mark.filterwarnings("ignore:::pydantic"),
 ]
-START_S = 1_700_000_000.0
-
-
-@pytest.fixture(autouse=True)
-def only_this_environment(monkeypatch):
-    """MLflow and our client settle some of their settings in the environment: not in that of other tests."""
-    for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
-        monkeypatch.delenv(name)
-    before = dict(os.environ)
-    yield
-    os.environ.clear()
-    os.environ.update(before)
-
-
-def make_plan(storage: Path, **model: object) -> Plan:
-    spec = {
-        "job": {"name": "digits", "task": "jobs.image_classification:ImageClassification", "seed": 7, "clip": None},
-        "model": {"_target_": "jobs.image_classification:small_resnet", **model},
-        "optimizer": {"name": "adamw", "betas": [0.9, 0.999]},
-        "storage": {"path": str(storage)},
-        "many": {f"key{number}": number for number in range(250)},
-    }
-    row = Row(
-        world_size=2,
-        mesh=MeshShape(data=2),
-        batch=64,
-        micro_batch=32,
-        accumulation=1,
-        deepspeed={"train_batch_size": 64},
-    )
-    return Plan(
-        format=FORMAT,
-        job="digits",
-        task="jobs.image_classification:ImageClassification",
-        strategy="zero2",
-        precision="fp32",
-        seed=7,
-        rows=(row,),
-        inadmissible={},
-        resources=WorkerResources(cpus=1, gpus=0, threads=1),
-        nodes=1,
-        notes=(),
-        environment={},
-        spec=spec,
-    )
-
-
-def make_run(storage: Path, run_id: str = "digits-1"):
-    plan = make_plan(storage)
-    record = runs.create(plan, run_id, clock=lambda: START_S)
-    record.attempts.append(begin_attempt(1))
-    return record, plan
-
-
-def begin_attempt(number: int) -> Attempt:
-    return Attempt(number=number, started=START_S + 1000 * number, world_size=2, host="here", pid=1)
-
-
-def metrics_event(step: int | None, attempt: int = 1, moment: float | None = None, **metrics: float) -> Event:
-    moment = START_S + 1001 + (step or 0) if moment is None else moment
-    named = {name.replace("__", "/"): value for name, value in metrics.items()}
-    return Event(kind=METRICS, time=moment, attempt=attempt, step=step, data={"metrics": named})
-
-
-@pytest.fixture(scope="session")
-def blank_store(tmp_path_factory):
-    """A prepared store to copy: making one takes seconds."""
-    folder = tmp_path_factory.mktemp("blank")
-    prepare(resolve_uri(None, str(folder)), 15)
-    return folder / "mlflow"
-
-
-@pytest.fixture
-def storage(tmp_path, blank_store):
-    import shutil
-
-    shutil.copytree(blank_store, tmp_path / "runs" / "mlflow")
-    return tmp_path / "runs"
-
-
-def connect(store):
-    from mlflow import MlflowClient
-
-    return MlflowClient(store.uri)
 
 
 def test_a_run_is_recorded_whole(storage, capfd):
@@ -130,15 +57,13 @@ def test_a_run_is_recorded_whole(storage, capfd):
     for step in range(1, 1501):
         value = 1.0 / step
         expected[step] = value
-        sink.record(metrics_event(step, train__loss=value, train__lr=0.1))
-    sink.record(metrics_event(1500, val__accuracy=float("nan")))
-    sink.record(Event(kind=NOTE, time=START_S, attempt=1, data={"message": "not a metric"}))
+        write(record, metrics_event(step, train__loss=value, train__lr=0.1))
+    write(record, metrics_event(1500, val__accuracy=float("nan")))
+    write(record, Event(kind=NOTE, time=START_S, attempt=1, data={"message": "not a metric"}))
+    last = {"metrics": {"train/loss": 9.0, "test/f1": 0.5}}
+    write(record, Event(kind=FINISHED, time=START_S + 9000, attempt=1, step=1500, data=last))
     (storage / "rank-0.log").write_text("hello\n")
-    notes = sink.finish(
-        Status.finished,
-        {"rank-0.log": storage / "rank-0.log", "rank-1.log": "there\n"},
-        {"train/loss": 9.0, "test/f1": 0.5},
-    )
+    notes = sink.finish(Status.finished, {"rank-0.log": storage / "rank-0.log", "rank-1.log": "there\n"})
 
     assert notes == []
     client = connect(store)
@@ -219,17 +144,17 @@ def test_resume_goes_on_with_the_same_mlflow_run(storage):
     store = resolve_uri(None, str(storage))
     first = MlflowSink(Tracking(), store, record, plan)
     record.mlflow_run_id = first.start()
-    first.record(metrics_event(1, loss=1.0))
+    write(record, metrics_event(1, loss=1.0))
     first.finish(Status.failed)
     assert connect(store).get_run(record.mlflow_run_id).info.status == "FAILED"
 
-    record.attempts.append(begin_attempt(2))
+    begin_attempt(record, 2)
     second = MlflowSink(Tracking(), store, record, plan)
     assert second.start() == record.mlflow_run_id
     assert connect(store).get_run(record.mlflow_run_id).info.status == "RUNNING"
-    second.record(metrics_event(1, loss=1.0))
-    second.record(metrics_event(2, attempt=1, moment=START_S + 5000, loss=666.0))
-    second.record(metrics_event(2, attempt=2, moment=START_S + 5000, loss=0.5))
+    write(record, metrics_event(1, attempt=2, moment=START_S + 5000, loss=1.0))
+    write(record, metrics_event(2, attempt=1, moment=START_S + 5000, loss=666.0))
+    write(record, metrics_event(2, attempt=2, moment=START_S + 5000, loss=0.5))
     second.finish(Status.stopped)
 
     run = connect(store).get_run(record.mlflow_run_id)
@@ -270,24 +195,21 @@ def test_a_deleted_experiment_is_told(storage):
 
 def test_training_goes_on_when_the_server_dies(storage, tmp_path):
     port = free_port()
-    backend = f"sqlite:///{storage / 'mlflow/mlflow.db'}"
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", backend, "--port", str(port)]
-    command += ["--workers", "1", "--artifacts-destination", str(tmp_path / "served")]
+    command = mlflow_server(storage / "mlflow/mlflow.db", port, tmp_path / "served")
     record, plan = make_run(tmp_path / "other")
     store = resolve_uri(f"http://127.0.0.1:{port}", str(tmp_path))
     sink = MlflowSink(Tracking(timeout_s=30), store, record, plan)
     with running(command, port, "/health", tmp_path):
         run_id = sink.start()
-        sink.record(metrics_event(1, loss=1.0))
-        assert sink._outbox.flush(30)
+        write(record, metrics_event(1, loss=1.0))
+        assert sink.forwarder.flush(30)
     assert (tmp_path / "served").is_dir()
+    write(record, *(metrics_event(step, loss=0.5) for step in range(2, 102)))
     begun = time.monotonic()
-    for step in range(2, 102):
-        sink.record(metrics_event(step, loss=0.5))
-    assert time.monotonic() - begun < 0.5
     notes = sink.finish(Status.finished, {"rank-0.log": "hello"}, timeout_s=6)
     assert time.monotonic() - begun < 15
-    assert "100 metric values" in notes[0]
+    assert "does not have all metrics" in notes[0]
+    assert "orchestrator runs sync digits-1" in notes[-1]
     assert f"127.0.0.1:{port}" in notes[0]
     assert record.root in notes[0]
     assert sink.problem
@@ -296,44 +218,9 @@ def test_training_goes_on_when_the_server_dies(storage, tmp_path):
         record.mlflow_run_id = run_id
         again = MlflowSink(Tracking(timeout_s=30), store, record, plan)
         again.start()
-        for step in range(1, 102):
-            again.record(metrics_event(step, loss=1.0 if step == 1 else 0.5))
         assert again.finish(Status.finished) == []
         history = connect(store).get_metric_history(run_id, "loss")
         assert [point.step for point in history] == list(range(1, 102))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-@contextlib.contextmanager
-def running(command, port, path, folder):
-    """A server process for the time of a block; ended with all that it started."""
-    environment = dict(os.environ)
-    quiet_telemetry(environment)
-    process = subprocess.Popen(
-        command,
-        cwd=folder,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        deadline = time.monotonic() + 90
-        while True:
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=2):
-                break
-            time.sleep(0.2)
-        yield
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
 
 
 def test_the_final_model_comes_back_from_mlflow_and_holds_no_pickle(storage, tmp_path, monkeypatch):
@@ -365,8 +252,7 @@ def test_the_final_model_comes_back_from_mlflow_and_holds_no_pickle(storage, tmp
     store = resolve_uri(None, str(storage))
     sink = MlflowSink(Tracking(), store, record, plan)
     run_id = sink.start()
-    sink.record(metrics_event(1, val__loss=0.7))
-    sink.record(metrics_event(2, val__loss=0.5))
+    write(record, metrics_event(1, val__loss=0.7), metrics_event(2, val__loss=0.5))
     sink.log_model(folder)
     assert sink.finish(Status.finished) == []
 
@@ -400,8 +286,9 @@ def test_a_model_that_cannot_be_recorded_becomes_a_note(storage, tmp_path):
     sink = MlflowSink(Tracking(), resolve_uri(None, str(storage)), record, plan)
     sink.start()
     sink.log_model(tmp_path / "nothing")
-    [note] = sink.finish(Status.finished)
+    note, hint = sink.finish(Status.finished)
     assert "final model" in note
+    assert "runs sync" in hint
 
 
 def digits_plan(storage: Path) -> Plan:

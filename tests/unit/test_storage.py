@@ -59,6 +59,19 @@ class StoreContract:
         assert store.tail("log/events.jsonl")[0] == "1\n2\n3\n4\n"
         assert store.list("log") == ["events.jsonl"]
 
+    @pytest.mark.parametrize("limit", [1, 4, 5, 11, 1000])
+    def test_a_growing_file_is_read_in_parts_of_whole_lines(self, store: Store, limit: int) -> None:
+        for number in range(10):
+            store.append("events.jsonl", f"{number:04d}\n")
+        parts, cursor = [], 0
+        while True:
+            text, cursor = store.tail("events.jsonl", cursor, limit)
+            if not text:
+                break
+            parts.append(text)
+        assert "".join(parts).split() == [f"{number:04d}" for number in range(10)]
+        assert all(part.endswith("\n") and len(part) <= max(5, limit + 4) for part in parts)
+
     def test_another_writer_goes_on_where_the_first_one_ended(self, store: Store) -> None:
         store.append("events.jsonl", "1\n")
         open_store(store.root).append("events.jsonl", "2\n")
@@ -132,6 +145,20 @@ class TestLocal(StoreContract):
                 store.write("run.json", "new")
         assert store.read("run.json") == "old"
         assert store.list() == ["run.json"]
+
+    def test_a_disk_that_takes_a_part_is_asked_for_the_rest(self) -> None:
+        from orchestrator.storage import _write_all
+
+        class Narrow:
+            taken = b""
+
+            def write(self, data: memoryview) -> int:
+                self.taken += bytes(data[:3])
+                return len(data[:3])
+
+        narrow = Narrow()
+        _write_all(narrow, b"0123456789\n")  # type: ignore[arg-type]
+        assert narrow.taken == b"0123456789\n"
 
     def test_a_crash_while_copying_leaves_the_old_folder(
         self, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

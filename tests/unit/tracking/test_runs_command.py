@@ -13,10 +13,11 @@ from click.testing import CliRunner
 
 from orchestrator import paths
 from orchestrator.cli.runs import runs as command
-from orchestrator.cli.runs_report import ago, number, sparkline
-from orchestrator.errors import ConfigError, UnknownRunError
+from orchestrator.cli.runs_report import RunReport, ago, number, sparkline
+from orchestrator.errors import ConfigError, PlanError, UnknownRunError
 from orchestrator.plan.types import FORMAT, MeshShape, Plan, Row, WorkerResources
 from orchestrator.tracking import events, runs
+from orchestrator.tracking.ledger import Ledger
 from orchestrator.tracking.runs import Attempt, Status
 
 
@@ -186,6 +187,73 @@ def test_an_unknown_run_is_told(tmp_path):
     make_run(tmp_path, "digits-1")
     with pytest.raises(UnknownRunError, match="digits-1"):
         call("--storage", tmp_path, "show", "digit5")
+
+
+def recorded(record, **ledger):
+    Ledger(**{"mlflow_run_id": "abc", "delivered": True, "ended": 1, **ledger}).save(record.store)
+
+
+@pytest.mark.parametrize(
+    ("status", "ledger", "lacking"),
+    [
+        (Status.finished, {}, []),
+        (Status.finished, {"delivered": False}, ["metrics"]),
+        (Status.failed, {"ended": 0}, ["the end"]),
+        (Status.stopped, {"delivered": False, "ended": 0}, ["metrics", "the end"]),
+    ],
+)
+def test_what_mlflow_lacks_of_a_run_is_told(tmp_path, status, ledger, lacking):
+    record = make_run(tmp_path, "digits-1", status=status)
+    recorded(record, **ledger)
+    assert json.loads(call("--storage", tmp_path, "--json"))[0]["lacking"] == lacking
+    command = f"orchestrator runs sync digits-1 --storage {tmp_path}"
+    assert (command in call("--storage", tmp_path, "show", "last")) == bool(lacking)
+    assert ("digits-1 is incomplete" in call("--storage", tmp_path)) == bool(lacking)
+
+
+def test_a_model_that_is_there_and_not_recorded_is_lacking(tmp_path):
+    record = make_run(tmp_path, "digits-1")
+    record.store.write(f"{paths.MODEL}/model.json", "{}")
+    recorded(record)
+    assert RunReport(record).lacking == ["the model"]
+    recorded(record, model=True)
+    assert RunReport(record).lacking == []
+
+
+def test_nothing_is_lacking_while_a_run_is_trained_nor_when_it_never_began(tmp_path):
+    running = make_run(tmp_path, "digits-1", status=Status.running)
+    recorded(running, delivered=False, ended=0)
+    assert RunReport(running).lacking == []
+    assert RunReport(make_run(tmp_path, "digits-2", status=Status.failed)).lacking == []
+    lost = make_run(tmp_path, "digits-3", status=Status.running, pid=2**22 + 1)
+    recorded(lost, delivered=False, ended=0)
+    assert RunReport(lost).lacking == ["metrics", "the end"]
+    assert "2 of them" not in call("--storage", tmp_path)
+
+
+def test_sync_wants_to_know_which(tmp_path):
+    for arguments in ([], ["last", "--all"]):
+        result = CliRunner().invoke(command, ["--storage", str(tmp_path), "sync", *arguments])
+        assert result.exit_code == 2
+        assert "Name runs, or say --all" in result.output
+
+
+def test_sync_refuses_a_run_that_is_being_trained(tmp_path):
+    record = make_run(tmp_path, "digits-1", status=Status.running, pid=os.getppid())
+    recorded(record, delivered=False, ended=0)
+    with pytest.raises(PlanError, match=f"process {os.getppid()}"):
+        call("--storage", tmp_path, "sync", "last")
+    assert call("--storage", tmp_path, "sync", "--all") == "Nothing is lacking.\n"
+
+
+def test_sync_of_a_complete_run_needs_no_server(tmp_path):
+    record = make_run(tmp_path, "digits-1")
+    recorded(record)
+    record.tracking_uri = "http://127.0.0.1:9"
+    record.save()
+    assert call("--storage", tmp_path, "sync", "last") == (
+        "digits-1: nothing is lacking in MLflow at http://127.0.0.1:9\n"
+    )
 
 
 def test_words():
