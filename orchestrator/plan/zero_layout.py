@@ -1,7 +1,7 @@
 """How DeepSpeed 0.19 lays parameters out over data-parallel ranks: alignment, partitions, what each rank owns of what.
 
 Numbers of elements, not bytes. Every rule here is read from DeepSpeed's source, named beside it, and held against it by
-tests/integration/test_memory.py.
+tests/integration/test_memory_held.py.
 """
 
 from __future__ import annotations

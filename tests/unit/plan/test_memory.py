@@ -1,6 +1,6 @@
 """Memory by hand: the figures everybody knows, what depends on what, and what a plan says about it.
 
-That the figures are DeepSpeed's own is held by tests/integration/test_memory.py.
+That the figures are DeepSpeed's own is held by tests/integration/test_memory_held.py.
 """
 
 from __future__ import annotations
