@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -20,6 +21,19 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def forgotten_modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Modules that a test imports from a project of its own are forgotten: the next test's may have the same name."""
+    yield
+    base = str(tmp_path_factory.getbasetemp())
+    for name, module in list(sys.modules.items()):
+        # Not by getattr: some modules of torch answer to any name.
+        own = getattr(module, "__dict__", {})
+        places = [own.get("__file__"), *(own.get("__path__") or ())]
+        if any(str(place).startswith(base) for place in places):
+            del sys.modules[name]
 
 
 @pytest.fixture
