@@ -4,10 +4,12 @@ OrchestratorError               1
 ├── ConfigError                 2   something the person wrote: a key, a value, a group, an override
 │   ├── TargetError             2   a `_target_` or `task` that may not run, or does not exist
 │   └── PlanError               2   parts that are right by themselves and do not go together
+├── DataError                   1   the data cannot be read, or is not what it is said to be
 ├── UnknownRunError             2   a run id that is not in run storage
 ├── MachineError                3   this machine or cluster lacks what the plan needs
 │   ├── StorageError            3   run storage cannot be read or written
 │   └── TrackingError           3   the tracking server or store does not answer
+├── StaleAttemptError           1   a newer attempt has taken the run over
 ├── RunFailedError              1   the run started, and failed
 └── RunStoppedError           130   a person stopped the run
 
@@ -45,6 +47,10 @@ class PlanError(ConfigError):
     """Settings that are each right and do not go together."""
 
 
+class DataError(OrchestratorError):
+    """The data cannot be read, or is not what it is said to be; mended data can be gone on with."""
+
+
 class UnknownRunError(OrchestratorError):
     """There is no such run in run storage."""
 
@@ -63,6 +69,10 @@ class StorageError(MachineError):
 
 class TrackingError(MachineError):
     """The tracking server or store does not answer."""
+
+
+class StaleAttemptError(OrchestratorError):
+    """A newer attempt has taken the run over: what this one does no longer counts."""
 
 
 class RunFailedError(OrchestratorError):

@@ -113,6 +113,10 @@ class Store:
         """
         raise NotImplementedError
 
+    def fetch(self, name: str, folder: Path) -> Path:
+        """A local copy of one file; on a file system the file itself. FileNotFoundError when it is not there."""
+        raise NotImplementedError
+
     def remove(self, name: str) -> None:
         """Delete a file or folder; nothing happens when it is not there."""
         raise NotImplementedError
@@ -135,32 +139,32 @@ class LocalStore(Store):
         self.path = Path(root)
 
     def write(self, name: str, text: str) -> None:
-        with _medium("write", f"{self.root}/{name}"):
+        with medium("write", f"{self.root}/{name}"):
             write_atomically(self.path / name, text.encode())
 
     def read(self, name: str) -> str:
-        with _medium("read", f"{self.root}/{name}", may_be_absent=True):
+        with medium("read", f"{self.root}/{name}", may_be_absent=True):
             return (self.path / name).read_text(encoding="utf-8")
 
     def exists(self, name: str) -> bool:
-        with _medium("read", f"{self.root}/{name}"):
+        with medium("read", f"{self.root}/{name}"):
             return (self.path / name).exists()
 
     def list(self, name: str = "") -> list[str]:
         folder = self.path / name
-        with _medium("read", str(folder)):
+        with medium("read", str(folder)):
             return sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
 
     def append(self, name: str, text: str) -> None:
         path = self.path / name
-        with _medium("write", str(path)):
+        with medium("write", str(path)):
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("ab+", buffering=0) as file:
                 _write_all(file, ("\n" if _ends_inside_a_line(file) else "").encode() + text.encode())
 
     def tail(self, name: str, cursor: int = 0, limit: int | None = None) -> tuple[str, int]:
         path = self.path / name
-        with _medium("read", str(path)):
+        with medium("read", str(path)):
             if not path.is_file():
                 return "", cursor
             with path.open("rb") as file:
@@ -181,7 +185,7 @@ class LocalStore(Store):
         if folder == target:
             return
         temporary = target.with_name(f".{target.name}.part")
-        with _medium("write", str(target)):
+        with medium("write", str(target)):
             shutil.rmtree(temporary, ignore_errors=True)
             shutil.copytree(folder, temporary)
             sync_tree(temporary)
@@ -192,11 +196,17 @@ class LocalStore(Store):
     def download(self, name: str, folder: Path) -> Path:
         return self.path / name
 
+    def fetch(self, name: str, folder: Path) -> Path:
+        path = self.path / name
+        if not path.is_file():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+        return path
+
     def remove(self, name: str) -> None:
         import shutil
 
         path = self.path / name
-        with _medium("remove", str(path)):
+        with medium("remove", str(path)):
             if path.is_dir():
                 shutil.rmtree(path)
             else:
@@ -233,18 +243,18 @@ class RemoteStore(Store):
             self.fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
 
     def write(self, name: str, text: str) -> None:
-        with _medium("write", f"{self.root}/{name}"):
+        with medium("write", f"{self.root}/{name}"):
             self._make_parent(self._at(name))
             self.fs.pipe_file(self._at(name), text.encode())
 
     def read(self, name: str) -> str:
-        with _medium("read", f"{self.root}/{name}", may_be_absent=True):
+        with medium("read", f"{self.root}/{name}", may_be_absent=True):
             data: bytes = self.fs.cat_file(self._at(name))
         return data.decode()
 
     def exists(self, name: str) -> bool:
         # Not fs.exists(): it takes any trouble for absence, and a run would be overwritten or a checkpoint passed over.
-        with _medium("read", f"{self.root}/{name}"):
+        with medium("read", f"{self.root}/{name}"):
             self.fs.invalidate_cache()
             try:
                 self.fs.info(self._at(name))
@@ -253,7 +263,7 @@ class RemoteStore(Store):
         return True
 
     def list(self, name: str = "") -> list[str]:
-        with _medium("read", f"{self.root}/{name}"):
+        with medium("read", f"{self.root}/{name}"):
             self.fs.invalidate_cache()
             try:
                 entries: list[Any] = self.fs.ls(self._at(name), detail=False)
@@ -288,7 +298,7 @@ class RemoteStore(Store):
         """All pieces there are, asked for at once."""
         places = [self._at(f"{name}/{piece}") for piece in self.list(name)]
         if places:
-            with _medium("read", f"{self.root}/{name}"):
+            with medium("read", f"{self.root}/{name}"):
                 found: dict[str, bytes] = self.fs.cat(places)
             yield from (found[place].decode() for place in places)
 
@@ -299,7 +309,7 @@ class RemoteStore(Store):
 
     def upload(self, folder: Path, name: str) -> None:
         files = [path for path in folder.rglob("*") if path.is_file()]
-        with _medium("write", f"{self.root}/{name}"):
+        with medium("write", f"{self.root}/{name}"):
             for path in sorted(files, key=lambda path: (path.suffix == ".json", path)):
                 target = self._at(f"{name}/{path.relative_to(folder)}")
                 self._make_parent(target)
@@ -308,13 +318,20 @@ class RemoteStore(Store):
     def download(self, name: str, folder: Path) -> Path:
         target = folder / name
         if self.exists(name):
-            with _medium("read", f"{self.root}/{name}"):
+            with medium("read", f"{self.root}/{name}"):
                 self.fs.get(self._at(name) + "/", f"{target}/", recursive=True)
+        return target
+
+    def fetch(self, name: str, folder: Path) -> Path:
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with medium("read", f"{self.root}/{name}", may_be_absent=True):
+            self.fs.get_file(self._at(name), str(target))
         return target
 
     def remove(self, name: str) -> None:
         if self.exists(name):
-            with _medium("remove", f"{self.root}/{name}"):
+            with medium("remove", f"{self.root}/{name}"):
                 self.fs.rm(self._at(name), recursive=True)
 
 
@@ -344,7 +361,7 @@ def _ends_inside_a_line(file: FileIO) -> bool:
 
 
 @contextmanager
-def _medium(verb: str, place: str, may_be_absent: bool = False) -> Iterator[None]:
+def medium(verb: str, place: str, may_be_absent: bool = False) -> Iterator[None]:
     """Tell trouble with the medium as a StorageError that names the place and the reason."""
     try:
         yield

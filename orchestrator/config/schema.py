@@ -134,6 +134,20 @@ class EarlyStopping:
 
 
 @dataclass(kw_only=True, slots=True)
+class Loader:
+    """How batches are made ahead of their use. They are the same whatever stands here."""
+
+    workers: int = 0
+    """Processes of each worker that read and prepare samples; 0: a thread does."""
+    ahead: int = 4
+    """Steps whose batches are made ahead."""
+
+    def __post_init__(self) -> None:
+        _at_least_zero("job.loader.workers", self.workers)
+        _positive("job.loader.ahead", self.ahead)
+
+
+@dataclass(kw_only=True, slots=True)
 class Job:
     """What is trained, for how long, and what is watched."""
 
@@ -161,6 +175,8 @@ class Job:
     """Recompute the activations of the Task's blocks in the backward pass: less memory, more time."""
     log_every: int = 1
     """Record training metrics every so many steps."""
+    loader: Loader = field(default_factory=Loader)
+    """How batches are made ahead."""
 
     def __post_init__(self) -> None:
         if self.name != MISSING and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", self.name):
@@ -377,12 +393,36 @@ class Checkpoint:
     """When to save."""
     keep: int = 2
     """The newest so many are kept, beside the best."""
+    keep_every: int | None = None
+    """Also keep the first at or after each multiple of so many steps; null: none for that reason."""
     best: bool = True
     """Keep the checkpoint with the best monitored metric, and make it the final model."""
+    asynchronous: bool = True
+    """Copy the state and write it beside training; takes host memory for the copy. false: training waits."""
 
     def __post_init__(self) -> None:
         self.every.check("checkpoint.every")
         _positive("checkpoint.keep", self.keep)
+        _positive("checkpoint.keep_every", self.keep_every)
+
+
+@dataclass(kw_only=True, slots=True)
+class Resilience:
+    """What happens when workers or nodes are lost, and when there is room for more of them."""
+
+    max_failures: int = 3
+    """Go on by itself after so many failures in a row; a new checkpoint ends the row. 0: the first ends the run."""
+    restart_on_exception: bool = False
+    """Also go on after an exception of a worker's own, which usually comes again."""
+    backoff_s: float = 1.0
+    """Pause before the second restart in a row, doubled for each further one, up to a minute."""
+    grow_interval_s: float | None = 10.0
+    """With a range of workers: go on with more when there has been room for them for so long; null: never."""
+
+    def __post_init__(self) -> None:
+        _at_least_zero("resilience.max_failures", self.max_failures)
+        _at_least_zero("resilience.backoff_s", self.backoff_s)
+        _positive("resilience.grow_interval_s", self.grow_interval_s)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -437,6 +477,7 @@ class JobSpec:
     mesh: Mesh = field(default_factory=Mesh)
     cluster: Cluster = field(default_factory=Cluster)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    resilience: Resilience = field(default_factory=Resilience)
     tracking: Tracking = field(default_factory=Tracking)
     storage: Storage = field(default_factory=Storage)
     batch: int | None = None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,8 +16,11 @@ from orchestrator.config.schema import JobSpec, PrecisionName
 from orchestrator.errors import PlanError
 from orchestrator.plan.types import Row
 from orchestrator.runtime import tensor_parallel
+from orchestrator.runtime.checkpoint import Snapshot
 from orchestrator.runtime.hardware import DTYPES, forgo_compiled_ops
 from orchestrator.runtime.loader import map_tensors
+from orchestrator.runtime.shards import ShardReader
+from orchestrator.runtime.states import States
 from orchestrator.runtime.task import Task
 
 
@@ -31,22 +36,30 @@ class Engine:
         prepare(task, model, spec)
         self._stage: int = row.deepspeed["zero_optimization"]["stage"]
         self._plain_fp32 = self._stage == 0 and spec.precision.name is PrecisionName.fp32
-        self._tensor = row.mesh.tensor
+        self._mesh = row.mesh
+        self._strategy, self._precision = spec.strategy.name.value, spec.precision.name.value
         shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
         self.parameters = sum(shape.numel() for shape in shapes.values())
-        if self._tensor > 1:
+        if self._mesh.tensor > 1:
             tensor_parallel.check_described(model, row.deepspeed)
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=model.to(device),
             model_parameters=parameter_groups(model, spec.optimizer.no_decay, spec.optimizer.weight_decay),
             config=row.deepspeed,
             dist_init_required=False,
-            mpu=tensor_parallel.DataParallel(row.mesh) if self._tensor > 1 else None,
+            mpu=tensor_parallel.DataParallel(row.mesh) if self._mesh.tensor > 1 else None,
         )
-        if self._tensor > 1:
-            tensor_parallel.check_cut(self._engine.module, self._tensor, shapes)
+        if self._mesh.tensor > 1:
+            tensor_parallel.check_cut(self._engine.module, self._mesh.tensor, shapes)
         if spec.job.compile:
             self._engine.compile()
+        self._states = States(
+            self._engine,
+            stage=self._stage,
+            mesh=row.mesh,
+            rank=torch.distributed.get_rank(),
+            shapes={name: tuple(shape) for name, shape in shapes.items()},
+        )
         self._norm = 0.0
 
     @property
@@ -71,7 +84,7 @@ class Engine:
             self._norm = self._gradient_norm()
 
     def _gradient_norm(self) -> float:
-        if self._tensor > 1:
+        if self._mesh.tensor > 1:
             return tensor_parallel.gradient_norm(self._engine.module.parameters())
         gradients = [parameter.grad for parameter in self._engine.module.parameters() if parameter.grad is not None]
         return float(nn.utils.get_total_norm(gradients))
@@ -86,42 +99,55 @@ class Engine:
         norm = self._norm if self._plain_fp32 else self._engine.get_global_grad_norm()
         return float(norm or 0.0)
 
-    def save(self, folder: Path, tag: str) -> None:
-        """Write all training state into `folder/tag`, every rank its part."""
-        (folder / tag).mkdir(parents=True, exist_ok=True)
-        self._engine.save_checkpoint(str(folder), tag=tag, save_latest=False)
-
-    def load(self, folder: Path, tag: str) -> None:
-        """Take up the training state in `folder/tag`."""
-        path, _ = self._engine.load_checkpoint(str(folder), tag=tag)
-        if path is None:
-            raise FileNotFoundError(f"DeepSpeed found no checkpoint in {folder / tag}")
-
-    def whole_state(self) -> dict[str, Tensor]:
-        """All weights and buffers in full, on the CPU, weights in fp32 where the optimizer holds them so."""
-        module = self._engine.module
-        parameters = dict(module.named_parameters(remove_duplicate=False))
-        return {
-            name: self._whole(parameters[name]) if name in parameters else value.detach().cpu().clone()
-            for name, value in module.state_dict().items()
+    def snapshot(self) -> Snapshot:
+        """All training state that this rank is to save, as views of live tensors."""
+        about = {
+            "mesh": dataclasses.asdict(self._mesh),
+            "strategy": self._strategy,
+            "precision": self._precision,
+            "scaler": self._states.scaler(),
+            "aliases": self._states.aliases,
         }
+        return Snapshot(pieces=self._states.pieces(), scalars=self._states.scalars(), about=about)
 
-    def _whole(self, parameter: nn.Parameter) -> Tensor:
-        return tensor_parallel.gather(parameter, self._unpartitioned(parameter)).float().cpu().clone()
+    def restore(self, reader: ShardReader) -> None:
+        """Take up the training state of a checkpoint, of any strategy and number of workers."""
+        self._states.install(reader)
 
-    def _unpartitioned(self, parameter: nn.Parameter) -> Tensor:
-        """A parameter as it is without ZeRO, from the optimizer's fp32 copy if there is one."""
-        from deepspeed.runtime.zero import GatheredParameters
-        from deepspeed.utils import safe_get_full_fp32_param
+    def restore_model(self, reader: ShardReader) -> None:
+        """Take up a checkpoint's weights and buffers alone."""
+        self._states.install(reader, optimizer=False)
 
-        if parameter.requires_grad and not self._plain_fp32:
-            master: Tensor | None = safe_get_full_fp32_param(parameter)
-            if master is not None:
-                return master.detach()
-        if self._stage == 3:
-            with GatheredParameters([parameter]):
-                return parameter.detach().clone()
-        return parameter.detach()
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Without gradients or dropout, and with running statistics that are the mean over all workers."""
+        self._engine.train(False)
+        own = [buffer.clone() for buffer in self._statistics]
+        try:
+            with torch.no_grad():
+                self._average_statistics()
+                yield
+        finally:
+            for buffer, value in zip(self._statistics, own, strict=True):
+                buffer.copy_(value)
+            self._engine.train(True)
+
+    @functools.cached_property
+    def _statistics(self) -> list[Tensor]:
+        """Buffers that differ between workers, since each sees other samples."""
+        if self._mesh.data == 1:
+            return []
+        return [buffer for buffer in self._engine.module.buffers() if buffer.is_floating_point()]
+
+    def _average_statistics(self) -> None:
+        if self._statistics:
+            total = torch.cat([buffer.detach().double().view(-1) for buffer in self._statistics])
+            torch.distributed.all_reduce(total)
+            mean = total / torch.distributed.get_world_size()
+            done = 0
+            for buffer in self._statistics:
+                buffer.copy_(mean[done : done + buffer.numel()].view(buffer.shape))
+                done += buffer.numel()
 
     def close(self) -> None:
         """Let go of hooks and buffers."""
@@ -168,8 +194,33 @@ def _cross_precision(model: nn.Module, precision: PrecisionName) -> None:
     def widen(_: nn.Module, args: Any, output: Any) -> Any:
         return map_tensors(output, functools.partial(_cast, dtype=torch.float32))
 
+    for module in model.modules():
+        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)):
+            module.forward = functools.partial(_batch_norm, module)  # type: ignore[method-assign]
     model.register_forward_pre_hook(narrow, with_kwargs=True)
     model.register_forward_hook(widen)
+
+
+def _batch_norm(module: nn.modules.batchnorm._BatchNorm, values: Tensor) -> Tensor:
+    """Batch norm over half-precision values with weights and running statistics in fp32.
+
+    DeepSpeed narrows the weights and leaves the statistics, which torch does not take together; and in half precision
+    the statistics would soon stop to move.
+    """
+    count = module.num_batches_tracked
+    if module.training and count is not None:
+        count.add_(1)
+    momentum = module.momentum if module.momentum is not None else 1 / max(1.0, float(count or 0))
+    return nn.functional.batch_norm(
+        values,
+        module.running_mean,
+        module.running_var,
+        module.weight.float() if module.affine else None,
+        module.bias.float() if module.affine else None,
+        module.training or module.running_mean is None,
+        momentum,
+        module.eps,
+    )
 
 
 def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:

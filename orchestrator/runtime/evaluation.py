@@ -30,15 +30,13 @@ def evaluate(
     make: Callable[[int], object] = lambda k: make_batch(task, dataset, shares[k][0], device.type == "cuda")  # noqa: E731
     sums: dict[str, float] = {}
     count = 0.0
-    engine.train(False)
-    with torch.no_grad():
+    with engine.evaluating():
         for (_, real), made in zip(shares, prefetch(make, range(len(shares))), strict=True):
             moved = to_device(made, device)
             weight = float(real and counts)
             for name, value in task.metrics(engine.model, moved).items():
                 sums[name] = sums.get(name, 0.0) + weight * float(value)
             count += weight * task.count(moved)
-    engine.train(True)
     names = sorted(sums)
     totals = agreement.sum([count, *(sums[name] for name in names)])
     return {

@@ -16,6 +16,7 @@ from orchestrator.plan.types import Plan
 from orchestrator.runtime.engine import Engine
 from orchestrator.runtime.loader import make_batch, to_device
 from orchestrator.runtime.task import Dataset, Task
+from orchestrator.runtime.whole_model import WholeModel
 from orchestrator.storage import Store
 
 FORMAT = 1
@@ -25,20 +26,17 @@ def describe_model(task: Task, engine: Engine, dataset: Dataset, device: torch.d
     """Names, types and shapes of the model's inputs and outputs, from one real item. All ranks take part."""
     batch = to_device(make_batch(task, dataset, [0], pin=False), device)
     inputs = task.inputs(batch)
-    engine.train(False)
-    with torch.no_grad():
+    with engine.evaluating():
         outputs = engine.model(**inputs) if isinstance(inputs, dict) else engine.model(*_as_tuple(inputs))
     return {"inputs": _tensor_specs(inputs, "input"), "outputs": _tensor_specs(outputs, "output")}
 
 
-def save_model(store: Store, state: dict[str, Tensor], plan: Plan, description: dict[str, Any]) -> None:
+def save_model(store: Store, model: WholeModel, plan: Plan, description: dict[str, Any]) -> None:
     """Write the model's folder into run storage."""
-    from safetensors.torch import save_file
-
     with tempfile.TemporaryDirectory(prefix="orchestrator-model-") as scratch:
         folder = Path(scratch) / paths.MODEL
         folder.mkdir()
-        save_file({name: value.contiguous() for name, value in state.items()}, folder / "model.safetensors")
+        model.write(folder / "model.safetensors")
         record = {"format": FORMAT, "task": plan.task, "spec": plan.spec, **description}
         (folder / "model.json").write_text(json.dumps(record, indent=2) + "\n")
         store.upload(folder, paths.MODEL)

@@ -12,7 +12,8 @@ from orchestrator.config.schema import Every, JobSpec, MonitorMode
 from orchestrator.errors import ConfigError, did_you_mean
 from orchestrator.plan.schedule import lr_factor
 from orchestrator.plan.types import Row
-from orchestrator.runtime.checkpoint import Checkpoints, Progress
+from orchestrator.runtime.catalog import Progress, step_of
+from orchestrator.runtime.checkpoint import Checkpoints
 from orchestrator.runtime.collective import Agreement, PendingSum
 from orchestrator.runtime.context import WorkerContext
 from orchestrator.runtime.engine import Engine
@@ -75,6 +76,7 @@ class Loop:
         self.progress = progress
         self.metrics: dict[str, float] = {}
         self._saved_at = progress.step if progress.step else -1
+        self._warmed = False
         self._timed_steps = 0
         self._timed_seconds = 0.0
         self._sampler = Sampler(
@@ -87,6 +89,7 @@ class Loop:
         if reason != STOPPED:
             self._evaluate_if(True)
         self._save_if(True)
+        self._announce(self._parts.checkpoints.settle())
         return reason
 
     def _steps(self) -> str:
@@ -108,6 +111,7 @@ class Loop:
                 window = following
                 self._evaluate_if(self._is_due(parts.spec.job.evaluate))
                 self._save_if(self._is_due(parts.spec.checkpoint.every))
+                self._announce(parts.checkpoints.poll())
                 if self._is_stale():
                     return EARLY
         finally:
@@ -138,6 +142,9 @@ class Loop:
             parts.engine.step()
             total += loss.detach()
         self.progress.step += 1
+        if not self._warmed:  # only now does the optimizer have all of its state
+            self._warmed = True
+            parts.checkpoints.warm(parts.engine.snapshot())
         self._timed_steps += 1
         if self.progress.step % job.log_every == 0 or self.progress.step == parts.total_steps:
             self._log(float(total) * parts.counts, count, lr, started)
@@ -235,9 +242,14 @@ class Loop:
         self._saved_at = progress.step
         if parts.events:
             parts.events.flush()  # a resumed run computes no step up to here again, so their metrics must be kept
-        name = parts.checkpoints.save(progress, parts.engine.save)
-        parts.emit(events.CHECKPOINT, progress.step, name=name, best=progress.best_step == progress.step)
-        parts.ctx.report({}, checkpoint=name)
+        parts.checkpoints.save(progress, parts.engine.snapshot())
+
+    def _announce(self, committed: list[str]) -> None:
+        """Tell of checkpoints that count from now on."""
+        for name in committed:
+            step = step_of(name)
+            self._parts.emit(events.CHECKPOINT, step, name=name, best=self.progress.best_step == step)
+            self._parts.ctx.report({}, checkpoint=name)
 
 
 def gain_over(best: float | None, value: float, mode: MonitorMode) -> float:

@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 
 from orchestrator.errors import PlanError
 from orchestrator.plan.types import MeshShape
+from orchestrator.runtime.shards import Box
 
 
 class DataParallel:
@@ -66,18 +67,41 @@ def is_cut(parameter: nn.Parameter) -> bool:
     return hasattr(parameter, "gather_params")
 
 
-def gather(parameter: nn.Parameter, part: Tensor) -> Tensor:
-    """A whole tensor from this worker's part and the others', cut as `parameter` is. All workers take part."""
-    if not is_cut(parameter):
-        return part
-    # DeepSpeed's layer knows its cut and puts together what it finds in the parameter.
+def boxes(parameters: Mapping[str, nn.Parameter], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Box]:
+    """Which part of each cut parameter this worker holds. All workers take part.
+
+    DeepSpeed's layers know their cuts and put numbers together; where ours come to lie says which part is ours.
+    """
+    found = {}
+    for name, parameter in parameters.items():
+        if is_cut(parameter):
+            box = _box(parameter)
+            if box is None:
+                raise PlanError(
+                    f"mesh.tensor cannot share {name}: its parts are not slices along one dimension.",
+                    f"Leave {name.removesuffix('.weight')} out of _tp_plan.",
+                )
+            found[name] = box
+    return found
+
+
+def _box(parameter: nn.Parameter) -> Box | None:
     own = parameter.data
-    parameter.data = part
+    numbers = torch.arange(own.numel(), dtype=torch.float64, device=own.device).view(own.shape)
+    numbers += dist.get_rank() * 2**40
+    parameter.data = numbers
     try:
         parameter.gather_params([parameter])  # type: ignore[attr-defined]
-        return parameter.data
+        whole = parameter.data
     finally:
         parameter.data = own
+    dim = next((dim for dim in range(own.dim()) if own.shape[dim] != whole.shape[dim]), 0)
+    place = (whole == numbers.flatten()[0]).nonzero()
+    if not len(place):
+        return None
+    box = Box(dim=dim, start=int(place[0][dim]), size=own.shape[dim])
+    fits = box.start + box.size <= whole.shape[dim] and torch.equal(box.of(whole), numbers)
+    return box if fits else None
 
 
 def gradient_norm(parameters: Iterable[nn.Parameter]) -> float:

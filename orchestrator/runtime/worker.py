@@ -13,7 +13,8 @@ from orchestrator.config.schema import JobSpec
 from orchestrator.errors import ConfigError
 from orchestrator.plan import schedule
 from orchestrator.plan.types import Plan, Row
-from orchestrator.runtime.checkpoint import Checkpoints, Progress
+from orchestrator.runtime.catalog import Progress, require, step_of
+from orchestrator.runtime.checkpoint import Checkpoints, Retention
 from orchestrator.runtime.collective import Agreement
 from orchestrator.runtime.context import WorkerContext
 from orchestrator.runtime.engine import Engine
@@ -22,6 +23,7 @@ from orchestrator.runtime.hardware import check_precision, configure_torch, pick
 from orchestrator.runtime.loop import STOPPED, Loop, Parts
 from orchestrator.runtime.sampler import total_steps
 from orchestrator.runtime.task import Dataset, Task
+from orchestrator.runtime.whole_model import WholeModel
 from orchestrator.storage import open_store
 from orchestrator.tracking import events
 from orchestrator.tracking.events import EventWriter
@@ -55,8 +57,10 @@ def _train(ctx: WorkerContext, plan: Plan, spec: JobSpec, row: Row, task: Task, 
             ctx.checkpoints,
             rank=ctx.rank,
             world_size=ctx.world_size,
-            barrier=agreement.barrier,
-            keep=spec.checkpoint.keep,
+            attempt=ctx.launch.attempt,
+            gang=agreement,
+            retention=Retention(keep=spec.checkpoint.keep, keep_every=spec.checkpoint.keep_every),
+            asynchronous=spec.checkpoint.asynchronous,
         ),
         events=Spool(_writer(ctx, "rank-0")) if ctx.rank == 0 else None,
         device=device,
@@ -94,16 +98,12 @@ def _optional(task: Task, split: str) -> Dataset | None:
 
 
 def _resume(parts: Parts) -> Progress:
-    """Take up the newest checkpoint of this run, if there is one."""
-    if parts.ctx.rank == 0:
-        parts.checkpoints.clear_unfinished()
-    name = parts.checkpoints.last()
-    parts.agreement.barrier()
-    if name is None:
-        return Progress()
-    progress = parts.checkpoints.progress(name)
-    parts.checkpoints.load(name, parts.engine.load)
-    return progress
+    """Take up the newest checkpoint of this run that is whole, if there is one."""
+    parts.checkpoints.begin()
+    found = parts.checkpoints.load_newest(parts.engine.restore)
+    for reason in found.passed_over:
+        parts.emit(events.NOTE, found.progress.step, message=reason)
+    return found.progress
 
 
 def _announce(parts: Parts, progress: Progress) -> None:
@@ -120,20 +120,20 @@ def _announce(parts: Parts, progress: Progress) -> None:
 
 def _finish(parts: Parts, loop: Loop, plan: Plan) -> None:
     """Go back to the best weights, evaluate them on the test split, and write the final model."""
-    progress = loop.progress
-    if parts.spec.checkpoint.best and progress.best_step not in (None, progress.step):
-        name = f"step-{progress.best_step:08d}"
-        if name in parts.checkpoints.names():
-            parts.checkpoints.load(name, parts.engine.load)
-            loop.metrics.update(progress.best_metrics)
+    progress, checkpoints = loop.progress, parts.checkpoints
+    best = checkpoints.catalog.at_step(progress.best_step) if parts.spec.checkpoint.best else None
+    name = best or require(checkpoints.catalog, str(progress.step))
+    if best and progress.best_step != progress.step:
+        checkpoints.load(best, parts.engine.restore_model)
+        loop.metrics.update(progress.best_metrics)
     test = _optional(parts.task, "test")
     if test is not None:
         loop.evaluate_split(test, "test")
     description = describe_model(parts.task, parts.engine, parts.train, parts.device)
-    state = parts.engine.whole_state()
     if parts.ctx.rank == 0:
-        description |= {"step": progress.best_step or progress.step, "metrics": loop.metrics}
-        save_model(open_store(parts.ctx.launch.root), state, plan, description)
+        description |= {"step": step_of(name), "metrics": loop.metrics}
+        with checkpoints.catalog.opened(name) as checkpoint:
+            save_model(open_store(parts.ctx.launch.root), WholeModel(checkpoint.reader()), plan, description)
 
 
 def _writer(ctx: WorkerContext, name: str) -> EventWriter:

@@ -147,3 +147,22 @@ class TestShouldStop:
             return StoreContext(launch, rank=0, world_size=1, local_rank=0, node_rank=0)._look_interval
 
         assert interval("memory://runs/r") > interval("/runs/r")
+
+
+@pytest.mark.parametrize("options", [{}, {"momentum": None}, {"affine": False}, {"track_running_stats": False}])
+def test_batch_norm_in_half_precision_keeps_its_statistics_in_fp32(options: dict[str, object]) -> None:
+    exact, halved = nn.BatchNorm1d(5, **options), nn.BatchNorm1d(5, **options)
+    model = nn.Sequential(halved)
+    _cross_precision(model, PrecisionName.bf16)
+    for parameter in halved.parameters():
+        parameter.data = parameter.data.bfloat16()
+    for training in (True, True, False):
+        exact.train(training)
+        model.train(training)
+        values = torch.randn(16, 5).bfloat16()
+        found = model(values)
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found, exact(values.float()), rtol=0.02, atol=0.02)
+    for name, value in exact.state_dict().items():
+        assert halved.state_dict()[name].dtype == (torch.bfloat16 if name in ("weight", "bias") else value.dtype)
+        torch.testing.assert_close(halved.state_dict()[name].float(), value.float())

@@ -1,0 +1,363 @@
+"""Runs that are cut and go on: to the bit with as many workers, and with others from the very same state."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from orchestrator import paths
+from orchestrator.errors import RunFailedError
+from orchestrator.plan.types import Plan
+from orchestrator.runtime import driver
+from orchestrator.runtime.catalog import Catalog
+from orchestrator.runtime.context import Launch
+from orchestrator.runtime.sampler import permutation
+from orchestrator.runtime.states import mean_buffer
+from orchestrator.runtime.torchrun import TorchrunLauncher
+from orchestrator.storage import LocalStore
+from orchestrator.tracking import events, runs
+from tests.integration.training import Recorder, carry_out, curve, go_on, plan_of, spec_of
+
+SEEDS = int(os.environ.get("ORCHESTRATOR_TEST_SEEDS", "1"))
+"""Random moments per strategy at which a run is killed; `make matrix` takes 20."""
+
+MIXED = '''
+import os
+import torch
+from torch import nn
+from orchestrator import Task
+
+
+class Net(nn.Module):
+    """Batch norm, frozen layers, a buffer of integers, a shared weight, sizes that no number of workers divides."""
+
+    def __init__(self, width: int = 33):
+        super().__init__()
+        self.first = nn.Linear(7, width)
+        self.norm = nn.BatchNorm1d(width)
+        self.frozen = nn.Linear(width, width)
+        self.frozen.requires_grad_(False)
+        self.frozen_norm = nn.BatchNorm1d(width)
+        self.frozen_norm.requires_grad_(False)
+        self.middle = nn.Linear(width, width)
+        self.again = nn.Linear(width, width)
+        self.again.weight = self.middle.weight
+        self.scale = nn.Parameter(torch.ones(1))
+        self.last = nn.Linear(width, 3)
+        if os.environ.get("DISTURB"):  # what a checkpoint does not bring back stays wrong, and wrong on each worker
+            generator = torch.Generator().manual_seed(os.getpid())
+            for tensor in self.state_dict().values():
+                if tensor.is_floating_point():
+                    tensor.add_(torch.rand(tensor.shape, generator=generator))
+
+    def forward(self, x):
+        x = self.norm(self.first(x)).relu()
+        x = self.frozen_norm(self.frozen(x)).relu()
+        x = nn.functional.dropout(self.middle(x), 0.1, self.training).relu()
+        return self.last(self.again(x).relu() * self.scale)
+
+
+class Mixed(Task):
+    def loss(self, model, batch):
+        x, y, numbers = batch
+        if model.training and os.environ.get("SAMPLES"):
+            with open(os.environ["SAMPLES"] + str(torch.distributed.get_rank()), "a") as file:
+                file.write(" ".join(map(str, numbers.tolist())) + "\\\\n")
+        return nn.functional.cross_entropy(model(x), y, reduction="sum")
+
+
+def rows(split: str, items: int = 90):
+    generator = torch.Generator().manual_seed(len(split))
+    x = torch.randn(items, 7, generator=generator)
+    return [(x[k], int(x[k, :3].argmax()), k) for k in range(items)]
+'''
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "project"
+    (folder / "mixed").mkdir(parents=True)
+    (folder / "mixed" / "__init__.py").write_text(MIXED.replace("\\\\n", "\\n"))
+    exports = json.dumps([f"mixed:{name}" for name in ("Net", "Mixed", "rows")])
+    (folder / "pyproject.toml").write_text(f"[tool.orchestrator]\nexports = {exports}\n")
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(str(folder))
+    return folder
+
+
+def mixed(*overrides: str) -> Plan:
+    return plan_of(
+        "job=digits",
+        "job.task=mixed:Mixed",
+        "~model",
+        "+model={_target_: 'mixed:Net'}",
+        "~data",
+        "+data={_target_: 'mixed:rows'}",
+        "job.epochs=null",
+        "job.steps=12",
+        "job.monitor.metric=loss",
+        "job.monitor.mode=min",
+        "job.evaluate={steps: 4, epochs: null}",
+        "optimizer.weight_decay=0.01",
+        "optimizer.no_decay=[norm,bias]",
+        "schedule=constant",
+        "batch=12",
+        "accumulation=2",
+        "cluster.workers=2",
+        "checkpoint.every={steps: 3, epochs: null}",
+        "checkpoint.keep=99",
+        "resilience.max_failures=0",
+        *overrides,
+    )
+
+
+def weights(record: runs.RunRecord) -> str:
+    return hashlib.sha256((Path(record.root) / paths.MODEL / "model.safetensors").read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "zero1", "zero2", "zero3"])
+def test_a_run_killed_anywhere_goes_on_to_the_bit_from_other_weights(
+    strategy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = mixed(f"strategy={strategy}")
+    undisturbed = carry_out(plan)
+    for seed in range(SEEDS):
+        step = random.Random(f"{strategy} {seed}").randint(3, 11)
+        record = killed_at(plan, step)
+        with monkeypatch.context() as patched:
+            patched.setenv("DISTURB", "1")
+            resumed = go_on(record)
+        for name in ("train/loss", "train/grad_norm", "val/loss"):
+            assert curve(resumed, name) == curve(undisturbed, name), (name, step)
+        assert weights(resumed) == weights(undisturbed)
+        assert state_of(resumed.root) == state_of(undisturbed.root), "optimizer, weights and buffers at the end"
+        shutil.rmtree(resumed.root)
+
+
+def killed_at(plan: Plan, step: int) -> runs.RunRecord:
+    """A run of which nothing is left after a step but its storage."""
+    launcher, record = TorchrunLauncher(), runs.create(plan)
+    killer = Recorder(
+        act=lambda event: launcher.kill() if event.kind == events.METRICS and event.step == step else None
+    )
+    with pytest.raises(RunFailedError):
+        driver.carry_out(record, plan, spec_of(plan), killer, launcher)
+    return record
+
+
+def state_of(root: str | Path, name: str | None = None) -> dict[str, str]:
+    """Every tensor and number of a checkpoint, whoever held which part of it, as fingerprints."""
+    catalog = Catalog(LocalStore(f"{root}/{paths.CHECKPOINTS}"))
+    with catalog.opened(name or str(catalog.last())) as checkpoint:
+        assert checkpoint.whole_damage() is None
+        reader = checkpoint.reader()
+        tensors = {name: reader.whole(name) for name in reader.names() if not name.startswith("buffers/")}
+        for name in reader.names("buffers/0/"):
+            tensors[name] = mean_buffer(reader, name.removeprefix("buffers/0/"))
+        numbers = {name: json.dumps(value["value"]) for name, value in reader.scalars.items()}
+    return numbers | {name: _fingerprint(tensor) for name, tensor in tensors.items()}
+
+
+def _fingerprint(tensor: torch.Tensor) -> str:
+    raw = tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+    return f"{tuple(tensor.shape)} {hashlib.sha256(raw).hexdigest()}"
+
+
+def attempt(root: Path, plan: Plan, number: int, workers: int, entry: str = "", **environment: str) -> None:
+    """One attempt at a run, in processes of its own."""
+    options = {"entry": entry} if entry else {}
+    launch = Launch(
+        run_id="run",
+        attempt=number,
+        root=str(root),
+        project=str(Path.cwd()),
+        world_size=workers,
+        plan=plan.to_dict(),
+        **options,
+    )
+    file = root / "launch.json"
+    root.mkdir(exist_ok=True)
+    resources = dataclasses.asdict(plan.resources)
+    file.write_text(json.dumps({"launch": dataclasses.asdict(launch), "resources": resources}))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(workers)]
+    done = subprocess.run(
+        [*command, "-m", "orchestrator.runtime.torchrun", str(file)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+    logs = "".join(path.read_text() for path in sorted((root / paths.LOGS).iterdir()))
+    assert done.returncode == 0, done.stderr[-2000:] + logs[-4000:]
+
+
+RESHARDED = {
+    "zero1": [("zero1", 1), ("zero1", 2), ("zero1", 3)],
+    "zero2": [("zero2", 1), ("zero2", 2), ("zero3", 3)],
+    "zero3": [("zero3", 1), ("zero3", 2), ("ddp", 1), ("zero3", 3)],
+    "ddp": [("ddp", 1), ("zero3_offload", 2), ("zero2_offload", 1), ("ddp", 2)],
+}
+
+
+@pytest.mark.parametrize(
+    ("strategy", "precision"),
+    [(strategy, precision) for strategy in RESHARDED for precision in ("fp32", "bf16")]
+    if SEEDS > 1
+    else [("zero1", "bf16"), ("zero2", "fp32"), ("zero3", "bf16"), ("ddp", "fp32")],
+)
+def test_state_is_the_same_to_the_bit_with_other_numbers_of_workers_and_strategies(
+    strategy: str, precision: str, tmp_path: Path
+) -> None:
+    norm = [] if precision == "fp32" else [f"precision={precision}"]
+    root = tmp_path / "run"
+    attempt(root, mixed(f"strategy={strategy}", "job.steps=3", *norm), 1, 2)
+    first = state_of(root)
+    assert sum(name.startswith("optimizer/exp_avg_sq/") for name in first) == 10
+    assert len([name for name in first if name.startswith("model/")]) == 14
+    for number, (name, workers) in enumerate(RESHARDED[strategy], start=2):
+        again = mixed(f"strategy={name}", f"cluster.workers={workers}", *norm)
+        attempt(root, again, number, workers, "tests.integration.state_probe:save_again", DISTURB="1")
+        assert state_of(root) == first, (name, workers)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "zero2", "zero3"])
+def test_no_sample_is_lost_or_repeated_when_the_number_of_workers_changes(strategy: str, tmp_path: Path) -> None:
+    elastic, steady = tmp_path / "elastic", tmp_path / "steady"
+    for number, (workers, steps) in enumerate([(2, 5), (1, 11), (2, 16)], start=1):
+        plan = mixed(f"strategy={strategy}", f"cluster.workers={workers}", "accumulation=null", f"job.steps={steps}")
+        disturb = {"DISTURB": "1"} if number > 1 else {}
+        attempt(elastic, plan, number, workers, SAMPLES=f"{tmp_path}/{number}-", **disturb)
+    attempt(steady, plan, 1, 2)
+    assert used(tmp_path) == [permutation(90, 0, epoch)[k] for epoch in (0, 1, 2) for k in range(90)][: 16 * 12]
+    changed, expected = ([*losses(root).values()] for root in (elastic, steady))
+    assert changed[:5] == expected[:5]
+    assert changed == pytest.approx(expected, rel=5e-3)
+
+
+def used(folder: Path) -> list[int]:
+    """Sample numbers in the order of the stream: micro-batch after micro-batch, worker after worker."""
+    found: list[int] = []
+    for number in (1, 2, 3):
+        files = sorted(folder.glob(f"{number}-*"))
+        for together in zip(*(file.read_text().splitlines() for file in files), strict=True):
+            found += [int(word) for line in together for word in line.split()]
+    return found
+
+
+def losses(root: Path) -> dict[int, float]:
+    from orchestrator.tracking.events import EventReader
+
+    return {
+        event.step: event.data["metrics"]["train/loss"]
+        for event in EventReader(LocalStore(str(root))).poll()
+        if event.kind == events.METRICS and event.step is not None and "train/loss" in event.data["metrics"]
+    }
+
+
+def test_a_pickle_in_a_checkpoint_folder_never_runs(tmp_path: Path) -> None:
+    """Whatever is laid there under whatever name: files that are not listed are not read, listed ones are checked."""
+    root, plan = tmp_path / "run", mixed("strategy=zero2")
+    attempt(root, mixed("strategy=zero2", "job.steps=3"), 1, 2)
+    catalog = Catalog(LocalStore(f"{root}/{paths.CHECKPOINTS}"))
+    folder = root / paths.CHECKPOINTS / str(catalog.last())
+    bomb = b"cposix\nsystem\n(S'touch " + str(tmp_path / "exploded").encode() + b"'\ntR."
+    for name in ("rank-00000.pt", "mp_rank_00_model_states.pt", "latest", "state.pkl"):
+        (folder / name).write_bytes(bomb)
+    attempt(root, plan, 2, 2)
+    newest = root / paths.CHECKPOINTS / str(catalog.last())
+    (newest / "rank-00000.safetensors").write_bytes(bomb)
+    (newest / "rank-00001.json").write_bytes(bomb)
+    attempt(root, mixed("strategy=zero2", "job.steps=14"), 3, 2)
+    assert not (tmp_path / "exploded").exists()
+
+
+@pytest.mark.parametrize("kind", ["crash", "short", "ENOSPC", "EIO"])
+def test_whatever_file_operation_fails_the_newest_whole_checkpoint_is_loaded(
+    kind: str, faults: Callable[[str], list[dict[str, object]]]
+) -> None:
+    """Below Python, at every file operation of two saves over an older one, removal of old ones included."""
+    tries = faults(kind)
+    assert len(tries) > 60
+    assert tries[-1]["code"] == 0, "the last one is beyond the last operation"
+    for each in tries:
+        assert each["code"] in (0, 2, 3, 77), each
+        assert each["content"] == [each["step"]], each
+        assert (each["passed_over"], each["left"]) == ([], []), each
+    steps = [each["step"] for each in tries]
+    assert set(steps) == {2, 3, 4}
+    if kind == "crash":
+        assert steps == sorted(steps), "the later the crash, the newer the checkpoint"
+
+
+@pytest.fixture
+def faults(tmp_path: Path) -> Callable[[str], list[dict[str, object]]]:
+    """Runs tests/integration/saver.py under the preloaded library of faults."""
+    here = Path(__file__).parent
+    library = tmp_path / "faults.so"
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, here / "faults.c", "-ldl"], check=True)
+
+    def run(kind: str) -> list[dict[str, object]]:
+        done = subprocess.run(
+            [sys.executable, here / "saver.py", tmp_path / "saves", kind],
+            env={**os.environ, "LD_PRELOAD": str(library), "PYTHONPATH": str(here.parent.parent)},
+            capture_output=True,
+            text=True,
+            timeout=180,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    return run
+
+
+def test_files_are_on_the_disk_before_the_name_and_the_name_before_it_counts(tmp_path: Path) -> None:
+    """As the kernel saw it."""
+    trace, folder = tmp_path / "trace", tmp_path / "saves"
+    here = Path(__file__).parent
+    watched = "openat,fsync,fdatasync,rename,renameat,renameat2,write,mkdir"
+    subprocess.run(
+        [
+            "strace",
+            "-f",
+            "-y",
+            "-o",
+            trace,
+            "-e",
+            f"trace={watched}",
+            sys.executable,
+            here / "saver.py",
+            folder,
+            "once",
+        ],
+        env={**os.environ, "PYTHONPATH": str(here.parent.parent)},
+        check=True,
+        capture_output=True,
+        timeout=180,
+    )
+    calls = [line for line in trace.read_text().splitlines() if "step-00000001-a1" in line or f"<{folder}" in line]
+    position = {
+        what: max(number for number, line in enumerate(calls) if all(word in line for word in words))
+        for what, words in {
+            "shard written": ("write(", "rank-00000.safetensors>"),
+            "shard synced": ("fsync(", "rank-00000.safetensors>"),
+            "index synced": ("fsync(", "rank-00000.json"),
+            "manifest synced": ("fsync(", "manifest.json"),
+            "sums synced": ("fsync(", "SHA256SUMS"),
+            "folder synced": ("fsync(", "/.writing-step-00000001-a1>"),
+            "renamed": ("rename", '/.writing-step-00000001-a1", '),
+        }.items()
+    }
+    assert list(position.values()) == sorted(position.values()), position
+    after = [line for line in calls[position["renamed"] :] if "fsync(" in line]
+    assert f"<{folder}/once>" in after[0], after[:3]
