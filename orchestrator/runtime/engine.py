@@ -73,10 +73,6 @@ class Engine:
         for group in self._optimizer.param_groups:
             group["lr"] = lr
 
-    def train(self, training: bool) -> None:
-        """Switch dropout and the like on or off."""
-        self._engine.train(training)
-
     def backward(self, loss: Tensor) -> None:
         """Add a micro-batch's gradients. Their sum over ranks and micro-batches is what `step` applies."""
         self._engine.backward(loss, scale_wrt_gas=False)
@@ -121,7 +117,7 @@ class Engine:
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """Without gradients or dropout, and with running statistics that are the mean over all workers."""
-        self._engine.train(False)
+        self.train(False)
         own = [buffer.clone() for buffer in self._statistics]
         try:
             with torch.no_grad():
@@ -130,7 +126,12 @@ class Engine:
         finally:
             for buffer, value in zip(self._statistics, own, strict=True):
                 buffer.copy_(value)
-            self._engine.train(True)
+            self.train(True)
+
+    def train(self, training: bool) -> None:
+        """Switch dropout and the like on or off, and what a Task sees as `model.training`."""
+        self._engine.train(training)
+        self._engine.training = training
 
     @functools.cached_property
     def _statistics(self) -> list[Tensor]:

@@ -19,8 +19,8 @@ from orchestrator.runtime.context import WorkerContext
 from orchestrator.runtime.engine import Engine
 from orchestrator.runtime.evaluation import evaluate
 from orchestrator.runtime.hardware import seed_step
-from orchestrator.runtime.loader import Window, make_window, prefetch, to_device
-from orchestrator.runtime.sampler import Sampler, ends_epoch
+from orchestrator.runtime.loader import Loader, Source, Window, to_device
+from orchestrator.runtime.sampler import Sampler, ends_epoch, split_evenly
 from orchestrator.runtime.task import Dataset, Task
 from orchestrator.tracking import events
 from orchestrator.tracking.events import Emitter
@@ -79,6 +79,7 @@ class Loop:
         self._warmed = False
         self._timed_steps = 0
         self._timed_seconds = 0.0
+        self._loaders: dict[str, Loader] = {}
         self._sampler = Sampler(
             size=len(parts.train), seed=parts.spec.job.seed, row=parts.row, data_rank=parts.data_rank
         )
@@ -97,7 +98,7 @@ class Loop:
         steps = range(self.progress.step, parts.total_steps)
         if self._is_stale():
             return EARLY
-        windows = prefetch(self._make_window, steps)
+        windows = self._loader("train", parts.train).windows(self._sampler, steps)
         try:
             window = next(windows, None)
             agreed = self._agree(window)
@@ -110,7 +111,8 @@ class Loop:
                 self._step(window, count)
                 window = following
                 self._evaluate_if(self._is_due(parts.spec.job.evaluate))
-                self._save_if(self._is_due(parts.spec.checkpoint.every))
+                # The last step's checkpoint comes after the evaluation at the end, and knows its result.
+                self._save_if(self.progress.step < parts.total_steps and self._is_due(parts.spec.checkpoint.every))
                 self._announce(parts.checkpoints.poll())
                 if self._is_stale():
                     return EARLY
@@ -118,9 +120,18 @@ class Loop:
             windows.close()
         return DONE
 
-    def _make_window(self, step: int) -> Window:
-        parts = self._parts
-        return make_window(parts.task, parts.train, self._sampler.window(step), parts.device.type == "cuda")
+    def close(self) -> None:
+        """End what makes batches."""
+        for loader in self._loaders.values():
+            loader.close()
+
+    def _loader(self, split: str, dataset: Dataset) -> Loader:
+        """What makes a split's batches; kept, since it may have processes."""
+        parts, job = self._parts, self._parts.spec.job
+        if split not in self._loaders:
+            source = Source(task=parts.task, dataset=dataset, split=split, seed=job.seed)
+            self._loaders[split] = Loader(source, job.loader, pin=parts.device.type == "cuda")
+        return self._loaders[split]
 
     def _agree(self, window: Window | None) -> PendingSum:
         """Begin to sum the window's count, and whether to stop before it, over the workers."""
@@ -203,10 +214,8 @@ class Loop:
             parts.task,
             parts.engine,
             parts.agreement,
-            dataset,
-            batch=parts.row.micro_batch,
-            data_rank=parts.data_rank,
-            data_size=parts.row.mesh.data,
+            self._loader(split, dataset),
+            split_evenly(len(dataset), parts.row.micro_batch, parts.data_rank, parts.row.mesh.data),
             counts=parts.counts,
             device=parts.device,
         )

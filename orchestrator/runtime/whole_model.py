@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -32,6 +33,11 @@ class WholeModel:
     def layout(self) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
         """Number format and shape of each tensor."""
         return {name: self._describe(source) for name, source in sorted(self._sources.items())}
+
+    @property
+    def parameters(self) -> int:
+        """Numbers in its weights; shared ones count once."""
+        return sum(math.prod(self._reader.shape(f"model/{name}")) for name in self._weights)
 
     def fetch(self, name: str) -> Tensor:
         """One tensor in full."""
