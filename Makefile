@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 RUN    := $(VENV)/.installed-run
 DEV    := $(VENV)/.installed-dev
 
-.PHONY: help setup demo unit test lint format bench wheel clean
+.PHONY: help setup demo unit test lint tools format bench matrix outages wheel clean
 
 help:            ## Show what there is to make
 	@grep -hE '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -31,7 +31,7 @@ demo: $(RUN)     ## Train a small ResNet on handwritten digits with two DeepSpee
 unit: $(DEV)     ## The fast tests: no Ray, seconds
 	$(BIN)/python -m pytest -q tests/unit
 
-test: lint       ## Everything CI checks: lint, types, unit and integration tests
+test: lint tools ## Everything CI checks: lint, types, all tests
 	$(BIN)/python -m pytest -q tests
 
 lint: $(DEV)     ## ruff and mypy
@@ -39,12 +39,21 @@ lint: $(DEV)     ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+tools:           ## What tests on several hosts need from Debian: ip, sshd
+	@tests/cluster/install-tools
+
 format: $(DEV)   ## Let ruff put the code in order
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 bench: $(DEV)    ## Benchmarks side by side against peers
 	$(BIN)/python -m benchmarks
+
+matrix: $(DEV)   ## Runs killed at 20 random steps under each strategy, against undisturbed ones (an hour)
+	ORCHESTRATOR_TEST_SEEDS=20 $(BIN)/python -m pytest -q tests/integration/test_checkpoints.py
+
+outages: $(DEV)  ## The tracking server away for minutes during a training, and 20 kills: every point once (10 minutes)
+	ORCHESTRATOR_TEST_OUTAGE_S=60 ORCHESTRATOR_TEST_KILLS=20 $(BIN)/python -m pytest -q tests/integration/test_outages_in_training.py tests/integration/test_tracking_outages.py
 
 wheel: $(DEV)    ## Build dist/*.whl
 	$(BIN)/python -m build --wheel --no-isolation --outdir dist .

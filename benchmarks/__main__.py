@@ -6,11 +6,16 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from benchmarks import strategies, tracking, training
+from benchmarks import checkpoints, strategies, tracking, training
 from benchmarks.harness import HEADER, keep
 
 RESULTS = Path(__file__).parent / "results"
-BENCHMARKS = {"training": training.benchmark, "strategies": strategies.benchmark, "tracking": tracking.benchmark}
+BENCHMARKS = {
+    "training": training.benchmark,
+    "checkpoints": checkpoints.benchmark,
+    "strategies": strategies.benchmark,
+    "tracking": tracking.benchmark,
+}
 
 
 def main() -> None:
