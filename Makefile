@@ -49,8 +49,8 @@ format: $(DEV)   ## Let ruff put the code in order
 bench: $(DEV)    ## Benchmarks side by side against peers
 	$(BIN)/python -m benchmarks
 
-matrix: $(DEV)   ## Runs killed at 20 random steps under each strategy, against undisturbed ones (an hour)
-	ORCHESTRATOR_TEST_SEEDS=20 $(BIN)/python -m pytest -q tests/integration/test_checkpoints.py
+matrix: $(DEV)   ## Runs killed at 20 random steps under each strategy, against undisturbed ones (an hour; can be interrupted)
+	$(BIN)/python -m tests.integration.cuts
 
 outages: $(DEV)  ## The tracking server away for minutes during a training, and 20 kills: every point once (10 minutes)
 	ORCHESTRATOR_TEST_OUTAGE_S=60 ORCHESTRATOR_TEST_KILLS=20 $(BIN)/python -m pytest -q tests/integration/test_outages_in_training.py tests/integration/test_tracking_outages.py
