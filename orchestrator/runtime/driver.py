@@ -1,33 +1,30 @@
-"""Carries a run out: starts workers, watches them, shows people what they tell, and ends in order."""
+"""Carries a run out, attempt after attempt: starts workers, shows people what they tell, and ends in order."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import signal
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-from orchestrator import errors, paths
+from orchestrator import paths
 from orchestrator.config.schema import JobSpec
-from orchestrator.errors import (
-    ConfigError,
-    MachineError,
-    OrchestratorError,
-    RunFailedError,
-    RunStoppedError,
-    StorageError,
-)
+from orchestrator.errors import MachineError, OrchestratorError, RunFailedError, RunStoppedError, StorageError
 from orchestrator.plan.types import Plan
+from orchestrator.resilience.failures import Cause, Failure, judge
+from orchestrator.resilience.growth import Growth
+from orchestrator.resilience.policy import GiveUp, RestartPolicy
+from orchestrator.runtime import preparing
 from orchestrator.runtime.context import Launch
+from orchestrator.runtime.interrupts import Interrupts
 from orchestrator.runtime.launcher import Ended, Launcher, make_launcher
+from orchestrator.runtime.log_reader import LogReader
 from orchestrator.storage import Store
 from orchestrator.tracking import events
-from orchestrator.tracking.events import Event, EventReader
+from orchestrator.tracking.events import Event, EventReader, EventWriter
 from orchestrator.tracking.mlflow_sink import MlflowSink
 from orchestrator.tracking.runs import Attempt, RunRecord, Status, refuse_second_driver
 from orchestrator.tracking.store import prepare, resolve_uri
@@ -35,44 +32,27 @@ from orchestrator.tracking.store import prepare, resolve_uri
 POLL_S = 0.1
 REMOTE_LOOK_S = 2.0
 """Between two looks for events in an object store, where each costs time and money."""
+ROOM, LEAVING = "room", "leaving"
+"""Causes of a restart beside failures: there is room for more workers; a node is about to be taken away."""
 
 
 class View(Protocol):
     """Who is shown what happens."""
 
     def event(self, event: Event) -> None:
-        """Something happened in a worker."""
+        """Something happened, in a worker or to the run."""
 
     def say(self, text: str) -> None:
         """The driver has something to tell."""
 
 
-class Interrupts:
-    """Counts Ctrl-C and SIGTERM instead of being ended by them; the second raises KeyboardInterrupt."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Restart:
+    """Why a further attempt is begun."""
 
-    def __init__(self) -> None:
-        self.count = 0
-
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        """Signal handler."""
-        self.count += 1
-        if self.count > 1:
-            raise KeyboardInterrupt
-
-    def ignore(self) -> None:
-        """From now on nothing interrupts: what is left to do is short and must be done."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
-
-    @contextmanager
-    def installed(self) -> Iterator[Interrupts]:
-        """Handle both signals for the time of a block."""
-        before = {number: signal.signal(number, self) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield self
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    cause: str
+    message: str
+    pause_s: float = 0.0
 
 
 def carry_out(
@@ -84,17 +64,18 @@ def carry_out(
     *,
     follow_logs: bool = False,
 ) -> RunRecord:
-    """Run one attempt to its end. Raises when it failed, was stopped or could not start; the record always tells.
+    """Carry a run to its end. Raises when it failed, was stopped or could not start; the record always tells.
 
     `follow_logs`: show the workers' own output as it comes, Ray's and DeepSpeed's messages included.
     """
     refuse_second_driver(record)
     launcher = launcher or make_launcher(spec)
-    driver = Driver(record, plan, spec, view, launcher, LogReader(record.store) if follow_logs else None)
     with Interrupts().installed() as interrupts:
+        logs = LogReader(record.store) if follow_logs else None
+        driver = Driver(record, plan, spec, view, launcher, interrupts, logs)
         try:
             driver.start()
-            driver.watch(interrupts)
+            driver.carry_on()
         except BaseException as error:
             interrupts.ignore()
             driver.end(_status_after(error), _told(error))
@@ -108,28 +89,18 @@ def carry_out(
     return record
 
 
-class LogReader:
-    """Reads what workers print, as it comes, from now on."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._cursors: dict[str, int] = {}
-        self.poll()
-
-    def poll(self) -> list[str]:
-        """New whole lines, each with the name of its worker."""
-        lines: list[str] = []
-        for name in self._store.list(paths.LOGS):
-            text, self._cursors[name] = self._store.tail(f"{paths.LOGS}/{name}", self._cursors.get(name, 0))
-            lines.extend(f"[{name.removesuffix('.log')}] {line}" for line in text.splitlines())
-        return lines
-
-
 class Driver:
-    """One attempt at carrying a run out."""
+    """Carries one run out."""
 
     def __init__(
-        self, record: RunRecord, plan: Plan, spec: JobSpec, view: View, launcher: Launcher, logs: LogReader | None
+        self,
+        record: RunRecord,
+        plan: Plan,
+        spec: JobSpec,
+        view: View,
+        launcher: Launcher,
+        interrupts: Interrupts,
+        logs: LogReader | None,
     ) -> None:
         self.outcome = Status.running
         self._record = record
@@ -137,13 +108,19 @@ class Driver:
         self._spec = spec
         self._view = view
         self._launcher = launcher
-        self._store = record.store
+        self._interrupts = interrupts
+        self._store: Store = record.store
         self._events = EventReader(self._store)
         self._logs = logs
+        self._policy = RestartPolicy(spec.resilience)
+        self._growth = Growth(spec.resilience.grow_interval_s)
         self._attempt: Attempt | None = None
         self._sink: MlflowSink | None = None
-        self._started_workers = False
         self._asked_to_stop = False
+        self._moving: Restart | None = None
+        self._restart: Restart | None = None
+        """Why this attempt was begun, if not by a person, and below, the step of the newest checkpoint since then."""
+        self._saved_step = -1
         self._told: set[str] = set()
         self._deadline = 0.0
         self._look_interval = REMOTE_LOOK_S if paths.is_url(record.root) else 0.0
@@ -156,19 +133,11 @@ class Driver:
         tracked = resolve_uri(tracking.uri, self._spec.storage.path) if tracking.enabled else None
         if tracked:
             prepare(tracked, tracking.timeout_s)
-        attempt = self._begin_attempt()
+        self._begin_attempt()
+        self._record.save()
         self._events.poll()
-        self._view.say(f"starting {attempt.world_size} worker{'s' if attempt.world_size > 1 else ''}")
-        launch = Launch(
-            run_id=self._record.id,
-            attempt=attempt.number,
-            root=self._record.root,
-            project=self._record.project,
-            world_size=attempt.world_size,
-            plan=self._plan.to_dict(),
-        )
-        self._launcher.start(launch, self._plan.resources)
-        self._deadline = time.monotonic() + self._spec.cluster.start_timeout_s
+        preparing.first_stage(self._record, self._plan, self._spec, self._view.say, lambda: self._interrupts.count > 0)
+        self._launch()
         if tracked:
             sink = MlflowSink(tracking, tracked, self._record, self._plan)
             self._record.mlflow_run_id = sink.start()
@@ -176,23 +145,13 @@ class Driver:
             self._record.save()
             self._sink = sink
 
-    def watch(self, interrupts: Interrupts) -> None:
-        """Pass events on until the workers are gone."""
+    def carry_on(self) -> None:
+        """Attempt after attempt until the run is over. Raises when it failed."""
         while True:
-            ended = self._launcher.poll()
-            if ended or time.monotonic() >= self._next_look:
-                self._look_for_events(must=ended is not None)
-            if interrupts.count and not self._asked_to_stop:
-                self._ask_to_stop()
-            if ended:
-                break
-            if not self._started_workers and time.monotonic() > self._deadline:
-                raise MachineError(
-                    f"The workers did not start within cluster.start_timeout_s={self._spec.cluster.start_timeout_s:g}.",
-                    f"See {self._record.root}/{paths.LOGS}, or give them longer.",
-                )
-            time.sleep(POLL_S)
-        self._conclude(ended)
+            restart = self._after(self._watch())
+            if restart is None:
+                return
+            self._begin_again(restart)
 
     def end(self, status: Status, error: str = "") -> None:
         """Write down how it ended, and let go of workers and tracking; trouble with tracking is only told."""
@@ -202,8 +161,7 @@ class Driver:
         if self._attempt is None:
             return
         self._look_for_events(must=False)
-        attempt = self._attempt
-        attempt.ended, attempt.status, attempt.error = time.time(), status, error
+        self._end_attempt(status, error)
         self._record.status = status
         self._record.save()
         if self._sink:
@@ -214,20 +172,144 @@ class Driver:
         """What to type to go on."""
         return f"Go on with: orchestrator resume {self._record.id}{self._record.storage_flag}"
 
-    def _begin_attempt(self) -> Attempt:
-        attempt = Attempt(
+    # --- attempts ----------------------------------------------------------------------------------------------------
+    def _begin_attempt(self, reason: str = "") -> Attempt:
+        self._attempt = Attempt(
             number=len(self._record.attempts) + 1,
             started=time.time(),
             world_size=self._plan.preferred.world_size,
             host=socket.gethostname(),
             pid=os.getpid(),
+            reason=reason,
         )
+        self.outcome, self._moving = Status.running, None
         self._store.remove(paths.STOP)
-        self._attempt = attempt
-        self._record.attempts.append(attempt)
+        self._record.attempts.append(self._attempt)
         self._record.status = Status.running
+        if self._sink:
+            self._sink.next_attempt()
+        return self._attempt
+
+    def _end_attempt(self, status: Status, error: str) -> None:
+        assert self._attempt
+        self._attempt.ended, self._attempt.status, self._attempt.error = time.time(), status, error
+
+    def _begin_again(self, restart: Restart) -> None:
+        """End an attempt and begin the next in one stroke: in between, nobody would seem to train the run."""
+        moved = self._moving is not None
+        self._end_attempt(Status.stopped if moved else Status.failed, "" if moved else restart.message)
+        self._restart = restart
+        attempt = self._begin_attempt(restart.message)
         self._record.save()
-        return attempt
+        self._view.say(f"{restart.message}: going on from the newest checkpoint, attempt {attempt.number}")
+        self._rest(restart.pause_s)
+        self._launch()
+
+    def _rest(self, pause_s: float) -> None:
+        end = time.monotonic() + pause_s
+        while time.monotonic() < end:
+            self._look_for_interrupts()
+            time.sleep(POLL_S)
+
+    def _launch(self) -> None:
+        assert self._attempt
+        self._view.say(f"starting {_workers(self._attempt.world_size)}")
+        launch = Launch(
+            run_id=self._record.id,
+            attempt=self._attempt.number,
+            root=self._record.root,
+            project=self._record.project,
+            world_size=self._attempt.world_size,
+            plan=self._plan.to_dict(),
+        )
+        self._launcher.start(launch, self._plan.resources)
+        self._deadline = time.monotonic() + self._spec.cluster.start_timeout_s
+
+    def _after(self, ended: Ended) -> Restart | None:
+        """What follows the end of an attempt; None: the run is over, in order."""
+        if self.outcome is Status.stopped and self._moving and not self._asked_to_stop:
+            return self._moving
+        if self.outcome is not Status.running:
+            return None
+        self._moving = None
+        failure = judge(self._failure_records(), ended.error)
+        decision = GiveUp() if self._asked_to_stop else self._policy.after(failure.cause, self._saved_step)
+        if isinstance(decision, GiveUp):
+            raise self._failed(failure, decision.reason)
+        return Restart(cause=failure.cause.value, message=failure.message, pause_s=decision.pause_s)
+
+    def _failure_records(self) -> list[dict[str, Any]]:
+        prefix = f"attempt-{self._record.attempts[-1].number}-"
+        names = [name for name in self._store.list(paths.FAILURES) if name.startswith(prefix)]
+        return [json.loads(self._store.read(f"{paths.FAILURES}/{name}")) for name in names]
+
+    def _failed(self, failure: Failure, reason: str) -> RunFailedError:
+        log = f"Traceback and log: {self._record.root}/{paths.worker_log(failure.rank or 0)}."
+        message = failure.message
+        if failure.cause is Cause.lost:
+            message = f"Run {self._record.id} failed: {message}."
+        # What the config asks for stays wrong however often the run is resumed.
+        hint = log if failure.cause is Cause.config else f"{log} {self.resume_hint()}."
+        return RunFailedError(f"{message} {reason}".strip(), hint)
+
+    # --- watching ----------------------------------------------------------------------------------------------------
+    def _watch(self) -> Ended:
+        """Pass events on until the workers are gone."""
+        while True:
+            ended = self._launcher.poll()
+            if ended or time.monotonic() >= self._next_look:
+                self._look_for_events(must=ended is not None)
+            self._look_for_interrupts()
+            if ended:
+                return ended
+            self._look_at_machines()
+            time.sleep(POLL_S)
+
+    def _look_for_interrupts(self) -> None:
+        if not self._interrupts.count or self._asked_to_stop:
+            return
+        self._asked_to_stop = True
+        if not self._has_started:
+            raise KeyboardInterrupt
+        self._store.write(paths.STOP, "a person asked to stop\n")
+        self._view.say("saving a checkpoint and stopping; press Ctrl-C again to stop at once")
+
+    def _look_at_machines(self) -> None:
+        """Wait for room no longer than is allowed; stop to grow or to move, when that is called for."""
+        outlook = self._launcher.outlook()
+        if not self._has_started:
+            self._tell_start(outlook.workers, outlook.waits_for)
+            self._check_deadline(outlook.waits_for)
+        elif self._moving or self._asked_to_stop:
+            return
+        elif outlook.leaving:
+            self._move(LEAVING, f"{outlook.leaving} is about to be taken away")
+        elif self._growth.is_due(outlook.room):
+            self._move(ROOM, f"there is room for {_workers(outlook.room)}")
+
+    def _move(self, cause: str, message: str) -> None:
+        self._moving = Restart(cause=cause, message=message)
+        self._store.write(paths.STOP, f"{message}\n")
+        self._view.say(f"{message}: saving a checkpoint")
+
+    def _tell_start(self, workers: int, waits_for: MachineError | None) -> None:
+        attempt = self._attempt
+        if attempt and workers and workers != attempt.world_size:
+            attempt.world_size = workers
+            self._view.say(f"there is room for {_workers(workers)} at the moment")
+        if attempt and waits_for:
+            limit = self._spec.cluster.start_timeout_s
+            text = f"waiting, at most {limit:g} s: {waits_for.message}"
+            self._tell_once(f"waiting {attempt.number} {waits_for.message}", text)
+
+    def _check_deadline(self, waits_for: MachineError | None) -> None:
+        if time.monotonic() <= self._deadline:
+            return
+        within = f"within cluster.start_timeout_s={self._spec.cluster.start_timeout_s:g}"
+        why = f": {waits_for.message}" if waits_for else "."
+        hint = waits_for.hint if waits_for else f"See {self._record.root}/{paths.LOGS}, or give them longer."
+        # The number of workers is settled for the run; before it has begun, a hint may ask for fewer.
+        raise MachineError(f"The workers did not start {within}{why}", self.resume_hint() if self._restart else hint)
 
     def _look_for_events(self, must: bool) -> None:
         """Pass new events on; a store far away may fail to answer, unless it `must`."""
@@ -243,7 +325,7 @@ class Driver:
         for event in self._events.poll():
             if not self._attempt or event.attempt != self._attempt.number:
                 continue
-            self._note(event)
+            self._note(event, self._attempt)
             self._view.event(event)
         for line in self._logs.poll() if self._logs else ():
             self._view.say(line)
@@ -259,13 +341,14 @@ class Driver:
             self._told.add(what)
             self._view.say(text)
 
-    def _note(self, event: Event) -> None:
+    def _note(self, event: Event, attempt: Attempt) -> None:
         record = self._record
+        if event.step is not None and event.kind != events.RESTART:
+            record.step = attempt.last_step = event.step
         if event.kind == events.STARTED:
-            self._started_workers = True
-        if event.step is not None:
-            record.step = event.step
+            self._note_start(event, attempt)
         if event.kind == events.CHECKPOINT:
+            self._saved_step = event.step or 0
             record.last_checkpoint = event.data["name"]
             if event.data["best"]:
                 record.best_checkpoint = event.data["name"]
@@ -273,57 +356,40 @@ class Driver:
             record.final_metrics = event.data["metrics"]
             self.outcome = Status.stopped if event.data["reason"] == "stopped" else Status.finished
 
-    def _ask_to_stop(self) -> None:
-        self._asked_to_stop = True
-        if not self._started_workers:
-            raise KeyboardInterrupt
-        self._store.write(paths.STOP, "a person asked to stop\n")
-        self._view.say("saving a checkpoint and stopping; press Ctrl-C again to stop at once")
+    def _note_start(self, event: Event, attempt: Attempt) -> None:
+        attempt.world_size = event.data["world_size"]
+        attempt.first_step = event.step or 0
+        self._growth.begun(attempt.world_size)
+        with contextlib.suppress(StorageError):  # the end of the attempt is written down in any case
+            self._record.save()
+            self._record_restart(event, attempt)
 
-    def _conclude(self, ended: Ended) -> None:
-        if self.outcome is Status.running:
-            raise self._failure(ended)
+    def _record_restart(self, start: Event, attempt: Attempt) -> None:
+        """Now that an attempt trains, what happened is known as a whole."""
+        if self._restart is None:
+            return
+        seconds = start.time - attempt.started
+        message = f"{self._restart.message}; went on from step {start.step} with {_workers(attempt.world_size)}"
+        EventWriter(self._store, "driver", attempt.number).emit(
+            events.RESTART,
+            start.step,
+            cause=self._restart.cause,
+            message=f"{message} after {seconds:.0f} s",
+            world_size=attempt.world_size,
+            seconds=round(seconds, 1),
+        )
 
-    def _failure(self, ended: Ended) -> RunFailedError:
-        """The first worker's own exception, if it left one, or else what the launcher saw."""
-        number = self._record.attempts[-1].number
-        failures = [
-            json.loads(self._store.read(f"{paths.FAILURES}/{name}"))
-            for name in self._store.list(paths.FAILURES)
-            if name.startswith(f"attempt-{number}-")
-        ]
-        if not failures:
-            message = f"Run {self._record.id} failed: {ended.error or 'the workers ended without a result'}."
-            return RunFailedError(message, f"{self._log_hint(0)} {self.resume_hint()}.")
-        first = min(failures, key=lambda failure: failure["time"])
-        hint = self._log_hint(first["rank"])
-        # What the config asks for stays wrong however often the run is resumed.
-        return RunFailedError(cause_of(first), hint if is_config_error(first) else f"{hint} {self.resume_hint()}.")
+    @property
+    def _has_started(self) -> bool:
+        return self._attempt is not None and self._attempt.first_step is not None
 
-    def _log_hint(self, rank: int) -> str:
-        return f"Traceback and log: {self._record.root}/{paths.worker_log(rank)}."
+
+def _workers(count: int) -> str:
+    return f"{count} worker{'s' if count > 1 else ''}"
 
 
 def _status_after(error: BaseException) -> Status:
     return Status.stopped if isinstance(error, KeyboardInterrupt) else Status.failed
-
-
-def cause_of(failure: dict[str, Any]) -> str:
-    """A worker's exception in one line; one of ours says itself where to look."""
-    message = " ".join(str(failure["message"]).split())
-    if _is_one_of(OrchestratorError, failure):
-        return message
-    return f"{failure['type']}: {message} (worker {failure['rank']}, {failure['where']})"
-
-
-def is_config_error(failure: dict[str, Any]) -> bool:
-    """Whether a worker refused the config."""
-    return _is_one_of(ConfigError, failure)
-
-
-def _is_one_of(base: type[OrchestratorError], failure: dict[str, Any]) -> bool:
-    kind = getattr(errors, str(failure["type"]), None)
-    return isinstance(kind, type) and issubclass(kind, base)
 
 
 def _told(error: BaseException) -> str:
@@ -331,19 +397,3 @@ def _told(error: BaseException) -> str:
     if isinstance(error, OrchestratorError):
         return f"{error.message}\n{error.hint}".strip()
     return str(error) or type(error).__name__
-
-
-def summary(record: RunRecord) -> dict[str, Any]:
-    """What a person wants to know at the end."""
-    seconds = sum((attempt.ended or attempt.started) - attempt.started for attempt in record.attempts)
-    return {
-        "run": record.id,
-        "status": record.status.value,
-        "steps": record.step,
-        "seconds": round(seconds, 1),
-        "metrics": record.final_metrics,
-        "folder": record.root,
-        "checkpoint": record.best_checkpoint or record.last_checkpoint,
-        "mlflow_run_id": record.mlflow_run_id,
-        "tracking_uri": record.tracking_uri,
-    }

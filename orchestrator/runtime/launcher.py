@@ -8,7 +8,7 @@ import json
 import os
 import signal
 import subprocess
-import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,7 +17,6 @@ from orchestrator.config.schema import JobSpec, LauncherName
 from orchestrator.errors import MachineError
 from orchestrator.plan.types import WorkerResources
 from orchestrator.runtime.context import Launch
-from orchestrator.storage import write_atomically
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,17 +26,38 @@ class Ended:
     error: str = ""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outlook:
+    """What a launcher knows of the machines while an attempt is under way."""
+
+    workers: int = 0
+    """Size of the gang that was placed; 0: none yet."""
+    room: int = 0
+    """The largest admissible gang there would be room for, were this one not there; 0: not known."""
+    leaving: str = ""
+    """Nodes of the gang that are about to be taken away."""
+    waits_for: MachineError | None = None
+    """Why no gang can be placed at the moment."""
+
+
 class Launcher(Protocol):
-    """Starts one gang of workers and watches it. One launch per object."""
+    """Starts gangs of workers and watches them: one for each attempt, one after the other."""
 
     def start(self, launch: Launch, resources: WorkerResources) -> None:
-        """Begin to start the workers; returns at once."""
+        """Begin to start the workers, as many as there is room for of the plan's world sizes up to the launch's.
+
+        Returns at once. The first start is refused where there is nowhere enough; a later one waits for machines to
+        come back.
+        """
 
     def poll(self) -> Ended | None:
         """None while workers live or are being started; does not block. Raises MachineError when they cannot start."""
 
+    def outlook(self) -> Outlook:
+        """What is known of the machines; does not block."""
+
     def kill(self) -> None:
-        """End the workers at once, without saving. Idempotent."""
+        """End the workers at once, without saving. Idempotent; a start may follow."""
 
     def close(self) -> None:
         """Let go of everything this launcher started, also of a Ray of our own. Idempotent; called in any case."""
@@ -54,64 +74,9 @@ def make_launcher(spec: JobSpec) -> Launcher:
     return RayLauncher(spec.cluster.address)
 
 
-class ProcessLauncher:
-    """A launcher that is a child process; subclasses say with which command, and how to read what it left."""
-
-    def __init__(self) -> None:
-        self._process: subprocess.Popen[bytes] | None = None
-        self._scratch: tempfile.TemporaryDirectory[str] | None = None
-
-    def command(self, launch: Launch, launch_file: Path) -> list[str]:
-        """What to run; the Launch lies in `launch_file`."""
-        raise NotImplementedError
-
-    def last_words(self, code: int, folder: Path) -> str:
-        """Why the child ended with an exit code other than 0."""
-        raise NotImplementedError
-
-    def start(self, launch: Launch, resources: WorkerResources) -> None:
-        """Start the child in a session of its own: Ctrl-C on the terminal reaches the driver alone."""
-        self._scratch = tempfile.TemporaryDirectory(prefix="orchestrator-launch-")
-        folder = Path(self._scratch.name)
-        launch_file = folder / "launch.json"
-        launch_file.write_text(
-            json.dumps({"launch": dataclasses.asdict(launch), "resources": dataclasses.asdict(resources)})
-        )
-        with (folder / "log").open("wb") as log:
-            self._process = subprocess.Popen(
-                self.command(launch, launch_file),
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL,
-                env={**os.environ, "OMP_NUM_THREADS": str(resources.threads)},
-                start_new_session=True,
-                preexec_fn=die_with_parent,
-            )
-
-    def poll(self) -> Ended | None:
-        """The child's end is the end of all workers."""
-        if self._process is None or self._process.poll() is None:
-            return None
-        code, folder = self._process.returncode, Path(self._scratch.name) if self._scratch else Path()
-        if code == 0:
-            return Ended()
-        refused = folder / "machine-error.json"
-        if refused.exists():
-            raise MachineError(**json.loads(refused.read_text()))
-        return Ended(error=self.last_words(code, folder))
-
-    def kill(self) -> None:
-        """End the child and all in its session."""
-        if self._process and self._process.poll() is None:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-
-    def close(self) -> None:
-        """End what still runs and remove the scratch folder."""
-        self.kill()
-        if self._scratch:
-            self._scratch.cleanup()
-            self._scratch = None
+def write_launch(file: Path, launch: Launch, resources: WorkerResources) -> None:
+    """In the driver: leave for a child what it is to start."""
+    file.write_text(json.dumps({"launch": dataclasses.asdict(launch), "resources": dataclasses.asdict(resources)}))
 
 
 def read_launch(file: str) -> tuple[Launch, WorkerResources]:
@@ -120,10 +85,29 @@ def read_launch(file: str) -> tuple[Launch, WorkerResources]:
     return Launch(**data["launch"]), WorkerResources(**data["resources"])
 
 
-def write_machine_error(launch_file: str, error: MachineError) -> None:
-    """In the child: leave a reason why workers can never start, for `poll` to raise in the driver."""
-    text = json.dumps({"message": error.message, "hint": error.hint})
-    write_atomically(Path(launch_file).parent / "machine-error.json", text.encode())
+def start_child(
+    command: Sequence[str], log: Path, resources: WorkerResources, *, stdin: int = subprocess.DEVNULL
+) -> subprocess.Popen[bytes]:
+    """Start a process in a session of its own: Ctrl-C on the terminal reaches the driver alone."""
+    with log.open("wb") as output:
+        return subprocess.Popen(
+            command,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            stdin=stdin,
+            env={**os.environ, "OMP_NUM_THREADS": str(resources.threads)},
+            start_new_session=True,
+            preexec_fn=die_with_parent,
+        )
+
+
+def kill_child(process: subprocess.Popen[bytes]) -> None:
+    """End a process that `start_child` started, and all in its session."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    if process.stdin:
+        process.stdin.close()
 
 
 def die_with_parent() -> None:

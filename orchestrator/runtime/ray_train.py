@@ -1,27 +1,30 @@
-"""The child process of RayLauncher: starts or joins Ray, checks that the gang can ever fit, and runs a TorchTrainer."""
+"""Ray Train in RayLauncher's child process: joins or starts Ray, and runs one gang in a TorchTrainer."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
 import os
-import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from orchestrator import paths
 from orchestrator.cluster import address as address_of_ray
-from orchestrator.cluster import ray_nodes
+from orchestrator.cluster import network
 from orchestrator.environment import TELEMETRY_OFF
 from orchestrator.errors import MachineError
 from orchestrator.plan.types import WorkerResources
-from orchestrator.runtime import ray_scaling
+from orchestrator.resilience.failures import is_about_connection
 from orchestrator.runtime.context import Launch, StoreContext
-from orchestrator.runtime.launcher import read_launch, write_machine_error
-from orchestrator.runtime.ray_launcher import write_cause
 
 CONTROLLER_SETTINGS = {
     # How often Ray Train's controller looks at its workers: its default of 2 s delays start, end and every failure.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    # A gang whose room others took first is placed anew after this; the default of 60 s is made for autoscaling.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30",
+    # How long workers that cannot answer any more are waited for before they are killed; the default is 30 s.
+    "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "2",
     # Helper actors that cost seconds of start-up and do nothing on a single machine.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",
@@ -29,6 +32,8 @@ CONTROLLER_SETTINGS = {
     "RAY_TRAIN_ENABLE_WORKER_STRUCTURED_LOGGING": "0",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
 }
+FAILED_STARTS = ("WorkerGroupStartupTimeoutError", "WorkerGroupStartupFailedError")
+"""Ray Train's internal exceptions for a gang that did not get its resources, or lost a worker while starting."""
 OBJECT_STORE_BYTES = 256 * 2**20
 """Nothing of ours goes through Ray's object store; a small one starts quickly and fits small /dev/shm."""
 
@@ -69,6 +74,7 @@ def connect(address: str, launch: Launch, resources: WorkerResources) -> None:
     if address:
         address_of_ray.check_answers(address)
         options["address"] = address
+        options["runtime_env"]["worker_process_setup_hook"] = network.hook()
     else:
         wanted = int(launch.world_size * resources.cpus + 0.999)
         options |= {
@@ -87,29 +93,45 @@ def connect(address: str, launch: Launch, resources: WorkerResources) -> None:
         raise MachineError(f"{what}: {first_line(error).partition('. ')[0]}.", hint) from error
 
 
-def fit(launch: Launch, resources: WorkerResources, where: dict[str, Any]) -> None:
-    """Run the gang to its end; `where` says on which nodes."""
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GangEnd:
+    """How a gang ended."""
+
+    error: str = ""
+    """Empty: all workers returned in order."""
+    started: bool = True
+    """Whether the workers had started: if not, the same may go well elsewhere."""
+
+
+def fit(launch: Launch, resources: WorkerResources, workers: int, where: Mapping[str, Any]) -> GangEnd:
+    """Run a gang of so many workers to its end; `where` says on which nodes."""
+    from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    given = {"CPU": resources.cpus, "GPU": resources.gpus, "memory": resources.memory}
     scaling = ScalingConfig(
-        num_workers=launch.world_size,
+        num_workers=workers,
         use_gpu=resources.gpus > 0,
-        resources_per_worker=ray_scaling.per_worker(resources),
+        resources_per_worker={name: amount for name, amount in given.items() if amount},
         **where,
     )
     trainer = TorchTrainer(
         work,
-        train_loop_config=dataclasses.asdict(launch),
+        train_loop_config=dataclasses.asdict(dataclasses.replace(launch, world_size=workers)),
         torch_config=TorchConfig(backend="nccl" if resources.gpus else "gloo"),
         scaling_config=scaling,
         run_config=RunConfig(
             name=f"attempt-{launch.attempt}",
             **own_storage(launch.root),
-            failure_config=FailureConfig(max_failures=0),
+            # Our driver decides what follows a failure. -1, the default, would try to start a gang for ever.
+            failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),
         ),
     )
-    trainer.fit()
+    try:
+        trainer.fit()
+    except TrainingFailedError as error:
+        return GangEnd(error=cause_of(error), started=not _is_failed_start(error))
+    return GangEnd()
 
 
 def own_storage(root: str) -> dict[str, Any]:
@@ -131,29 +153,24 @@ def first_line(error: BaseException) -> str:
 
 
 def cause_of(error: Exception) -> str:
-    """The most telling line of Ray's nested exceptions."""
-    failures = getattr(error, "worker_failures", None)
-    if failures:
-        rank, failure = sorted(failures.items())[0]
+    """The most telling line of Ray's nested exceptions: a worker that is gone explains what the others say."""
+    failures = sorted(getattr(error, "worker_failures", {}).items())
+    gone = [rank for rank, failure in failures if hasattr(failure, "health_check_failure")]
+    if gone:
+        return _gone(gone, str(dict(failures)[gone[0]]))
+    for rank, failure in failures:
+        if is_about_connection({"type": type(failure).__name__, "message": str(failure)}):
+            return f"worker {rank} lost the connection to the others"
         return f"worker {rank}: {first_line(failure)}"
-    return first_line(error)
+    return first_line(getattr(error, "controller_failure", error))
 
 
-def main(launch_file: str, address: str) -> int:
-    """Train; 0 when all workers returned in order."""
-    os.environ.update(CONTROLLER_SETTINGS)
-    launch, resources = read_launch(launch_file)
-    try:
-        connect(address, launch, resources)
-        fit(launch, resources, ray_scaling.where(launch, resources, ray_nodes.live(), own=not address))
-    except MachineError as error:
-        write_machine_error(launch_file, error)
-        return 1
-    except Exception as error:
-        write_cause(launch_file, cause_of(error))
-        raise
-    return 0
+def _gone(ranks: list[int], text: str) -> str:
+    """Workers that did not answer Ray any more."""
+    who = f"worker {ranks[0]}" if len(ranks) == 1 else f"workers {', '.join(map(str, ranks))}"
+    return f"{who} {'was' if len(ranks) == 1 else 'were'} lost" + (" with the node" if "node has died" in text else "")
 
 
-if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+def _is_failed_start(error: Exception) -> bool:
+    """Whether Ray Train's controller could not get its workers started."""
+    return type(getattr(error, "controller_failure", None)).__name__ in FAILED_STARTS

@@ -6,31 +6,72 @@ By hand:  torchrun --nproc-per-node 2 -m orchestrator.runtime.torchrun LAUNCH.js
 from __future__ import annotations
 
 import os
+import re
 import socket
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
+from orchestrator.plan.types import WorkerResources
 from orchestrator.runtime.context import Launch, StoreContext
-from orchestrator.runtime.launcher import ProcessLauncher, die_with_parent, read_launch
+from orchestrator.runtime.launcher import (
+    Ended,
+    Outlook,
+    die_with_parent,
+    kill_child,
+    read_launch,
+    start_child,
+    write_launch,
+)
+
+FAILURE = re.compile(r"^\s*rank\s*: (\d+) .*\n\s*exitcode\s*: .*\((SIG\w+)\)", re.MULTILINE)
+"""How torchrun tells in its last words which signal ended which worker; SIGTERM is its own, for the others."""
 
 
-class TorchrunLauncher(ProcessLauncher):
-    """All workers on this machine, as children of one torchrun."""
+class TorchrunLauncher:
+    """All workers on this machine, as children of one torchrun for each attempt."""
 
-    def command(self, launch: Launch, launch_file: Path) -> list[str]:
-        """Run this very environment's torchrun, with workers that run this module."""
-        workers = ["--nproc-per-node", str(launch.world_size)]
-        meeting = ["--master-addr", "127.0.0.1", "--master-port", str(_free_port())]
-        return [
-            *(sys.executable, "-m", "torch.distributed.run", *workers, *meeting),
-            *("-m", "orchestrator.runtime.torchrun", str(launch_file)),
-        ]
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None
+        self._outlook = Outlook()
 
-    def last_words(self, code: int, folder: Path) -> str:
-        """The signal that ended a worker, when one did."""
-        text = (folder / "log").read_text(errors="replace")
-        signals = [line.strip() for line in text.splitlines() if "Signal" in line and "received" in line]
-        return signals[0] if signals else f"torchrun ended with exit code {code}"
+    def start(self, launch: Launch, resources: WorkerResources) -> None:
+        """Start torchrun, with as many workers as the launch says: on this machine there is always the same room."""
+        self.close()
+        self._scratch = tempfile.TemporaryDirectory(prefix="orchestrator-launch-")
+        launch_file = self._folder / "launch.json"
+        write_launch(launch_file, launch, resources)
+        self._process = start_child(_command(launch, launch_file), self._folder / "log", resources)
+        self._outlook = Outlook(workers=launch.world_size, room=launch.world_size)
+
+    def poll(self) -> Ended | None:
+        """The end of torchrun is the end of all workers."""
+        if self._process is None or self._process.poll() is None:
+            return None
+        code = self._process.returncode
+        return Ended(error=last_words((self._folder / "log").read_text(errors="replace"), code) if code else "")
+
+    def outlook(self) -> Outlook:
+        """As many workers as were asked for."""
+        return self._outlook
+
+    def kill(self) -> None:
+        """End torchrun; its workers die with it."""
+        if self._process:
+            kill_child(self._process)
+
+    def close(self) -> None:
+        """End what still runs and remove the scratch folder."""
+        self.kill()
+        if self._scratch:
+            self._scratch.cleanup()
+            self._scratch = None
+
+    @property
+    def _folder(self) -> Path:
+        return Path(self._scratch.name) if self._scratch else Path()
 
 
 class TorchrunContext(StoreContext):
@@ -44,6 +85,22 @@ class TorchrunContext(StoreContext):
             local_rank=int(os.environ["LOCAL_RANK"]),
             node_rank=int(os.environ["GROUP_RANK"]),
         )
+
+
+def last_words(log: str, code: int) -> str:
+    """Why torchrun ended: the workers that were killed, when some were."""
+    killed = [f"worker {rank} was ended by {name}" for rank, name in FAILURE.findall(log) if name != "SIGTERM"]
+    return ", ".join(killed) or f"torchrun ended with exit code {code}"
+
+
+def _command(launch: Launch, launch_file: Path) -> list[str]:
+    """Torchrun of this very environment, with workers that run this module."""
+    workers = ["--nproc-per-node", str(launch.world_size)]
+    meeting = ["--master-addr", "127.0.0.1", "--master-port", str(_free_port())]
+    return [
+        *(sys.executable, "-m", "torch.distributed.run", *workers, *meeting),
+        *("-m", "orchestrator.runtime.torchrun", str(launch_file)),
+    ]
 
 
 def _free_port() -> int:

@@ -45,7 +45,10 @@ class _Chunk:
 
 
 class Backlog:
-    """The points to send of one run. `attempt` is the number of the attempt that sends: a later one ends its part."""
+    """The points to send of one run. `attempt` is the number of the attempt that sends: a later one ends its part.
+
+    A driver that begins a later one itself goes on with that, by setting it anew.
+    """
 
     def __init__(
         self,
@@ -60,7 +63,7 @@ class Backlog:
         self._store = store
         self._ledger = ledger
         self._created = created
-        self._attempt = attempt
+        self.attempt = attempt
         self._chunk_bytes = chunk_bytes
         self._clock = clock
         self._chunk: _Chunk | None = None
@@ -112,7 +115,7 @@ class Backlog:
             self._starts = {attempt["number"]: attempt["started"] for attempt in attempts}
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             return
-        self.superseded = any(number > self._attempt for number in self._starts)
+        self.superseded = any(number > self.attempt for number in self._starts)
 
     def _nothing(self) -> _Chunk:
         self.at_end = False

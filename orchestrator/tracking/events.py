@@ -30,6 +30,8 @@ EVALUATED = "evaluated"
 """A split was evaluated: split, step, metrics."""
 NOTE = "note"
 """Something a person should know: message."""
+RESTART = "restart"
+"""A further attempt trains, from `step`: cause (lost, exception, room, leaving), message, world_size, seconds."""
 FINISHED = "finished"
 """Training ended in order: reason (done, early_stopping, stopped), step, metrics."""
 

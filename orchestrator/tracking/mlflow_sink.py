@@ -54,6 +54,7 @@ class MlflowSink:
         self._notes: list[str] = []
         self._storage = record.store
         self._ledger = Ledger.load(self._storage)
+        self._backlog: Backlog | None = None
         self._forwarder: Forwarder | None = None
         self._connection: MlflowClient | None = None
 
@@ -79,11 +80,17 @@ class MlflowSink:
         prepare(self._store, self._tracking.timeout_s)
         mlflow_client.load()
         self._guarded(self._open, self._tracking.timeout_s, "record the beginning of the run")
+        self._backlog = self._open_backlog()
         self._forwarder = Forwarder(
-            self._open_backlog(), self._send, period_s=REMOTE_LOOK_S if paths.is_url(self._record.root) else LOOK_S
+            self._backlog, self._send, period_s=REMOTE_LOOK_S if paths.is_url(self._record.root) else LOOK_S
         )
         self._forwarder.start()
         return self._run_id
+
+    def next_attempt(self) -> None:
+        """Go on with a further attempt that the record has since now, and not yet in storage."""
+        if self._backlog:
+            self._backlog.attempt = self._attempt
 
     def conclude(self, status: Status, say: Callable[[str], None]) -> list[str]:
         """Record all that is left of a run that has ended: model, logs, status. Returns what a person should know."""
@@ -215,9 +222,12 @@ class MlflowSink:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
             return False
+        self._tag_attempt()
+        return True
+
+    def _tag_attempt(self) -> None:
         for name, value in tags.of_attempt(self._record, self._plan).items():
             self._client.set_tag(self._run_id, name, value)
-        return True
 
     def _log_params(self) -> None:
         from mlflow.entities import Param
@@ -270,6 +280,8 @@ class MlflowSink:
                 for name, content in logs.items():
                     (Path(folder) / Path(name).name).write_bytes(_tail(content))
                 self._client.log_artifacts(self._run_id, folder, paths.LOGS)
+        if len(self._record.attempts) > 1:
+            self._tag_attempt()
         self._terminate(status)
 
     def _terminate(self, status: Status) -> None:

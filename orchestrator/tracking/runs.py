@@ -49,9 +49,16 @@ class Attempt:
     ended: float | None = None
     status: Status = Status.running
     world_size: int
+    """Workers that train; before they have started, as many as are hoped for."""
     host: str
     pid: int
     error: str = ""
+    reason: str = ""
+    """Why it was begun, when it was the driver that began it; empty when a person did."""
+    first_step: int | None = None
+    """Where it went on from; None when its workers never started."""
+    last_step: int | None = None
+    """How far it came."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -90,6 +97,22 @@ class RunRecord:
         """What a command needs in order to find the run: nothing when it lies in the default folder."""
         storage = self.root.rsplit("/", 1)[0]
         return "" if storage == paths.absolute("runs") else f" --storage {shlex.quote(storage)}"
+
+    def summary(self) -> dict[str, Any]:
+        """What a person wants to know at the end."""
+        seconds = sum((attempt.ended or attempt.started) - attempt.started for attempt in self.attempts)
+        return {
+            "run": self.id,
+            "status": self.status.value,
+            "steps": self.step,
+            "seconds": round(seconds, 1),
+            "attempts": len(self.attempts),
+            "metrics": self.final_metrics,
+            "folder": self.root,
+            "checkpoint": self.best_checkpoint or self.last_checkpoint,
+            "mlflow_run_id": self.mlflow_run_id,
+            "tracking_uri": self.tracking_uri,
+        }
 
     def save(self) -> None:
         """Write the record, all or nothing."""

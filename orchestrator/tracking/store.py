@@ -56,14 +56,15 @@ def resolve_uri(tracking_uri: str | None, storage_path: str) -> TrackingStore:
     """The store that is meant: the one named, else $MLFLOW_TRACKING_URI, else SQLite in the storage folder."""
     named = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or None
     if named is None:
-        return _in_storage(storage_path)
+        return in_storage(storage_path)
     if named.startswith(SQLITE):
         database = Path(paths.absolute(named.removeprefix(SQLITE)))
         return TrackingStore(uri=f"{SQLITE}{database}", artifact_root=str(database.parent / "artifacts"), embedded=True)
     return TrackingStore(uri=named, artifact_root=None, embedded=False)
 
 
-def _in_storage(storage_path: str) -> TrackingStore:
+def in_storage(storage_path: str) -> TrackingStore:
+    """The SQLite store that lies in a storage folder."""
     if paths.is_url(storage_path):
         raise ConfigError(
             f"storage.path={storage_path} is a URL, and MLflow's SQLite file can only lie in a folder.",

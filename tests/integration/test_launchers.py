@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -23,10 +24,10 @@ RESOURCES = WorkerResources(cpus=1, gpus=0, threads=1)
 PLAN = {"resources": {"cpus": 1, "gpus": 0, "threads": 1}, "anything": [1, 2]}
 
 
-def launch(root: Path, entry: str) -> Launch:
+def launch(root: Path, entry: str, attempt: int = 3) -> Launch:
     return Launch(
         run_id="probe-1",
-        attempt=3,
+        attempt=attempt,
         root=str(root),
         project=str(REPOSITORY),
         world_size=2,
@@ -91,13 +92,30 @@ class LauncherContract:
         assert str(failure["where"]).startswith(str(REPOSITORY / "tests/integration/probes.py") + ":")
         assert "fail_on_rank_1" in str(failure["traceback"])
 
-    def test_kill_ends_the_workers(self, launcher: Launcher, tmp_path: Path) -> None:
-        launcher.start(launch(tmp_path, "wait_for_stop"), RESOURCES)
+    def test_kill_ends_the_workers_and_others_can_follow(self, launcher: Launcher, tmp_path: Path) -> None:
+        launcher.start(launch(tmp_path, "wait_for_stop", attempt=1), RESOURCES)
         wait_until(lambda: all((tmp_path / f"ready-{rank}.json").exists() for rank in (0, 1)))
         pids = [int(str(read(tmp_path, f"ready-{rank}.json")["pid"])) for rank in (0, 1)]
         launcher.kill()
         launcher.kill()
         wait_until(lambda: not any(psutil.pid_exists(pid) for pid in pids), 30)
+        launcher.start(launch(tmp_path, "tell_facts", attempt=2), RESOURCES)
+        assert wait_for_end(launcher) == Ended()
+
+    def test_one_attempt_follows_another(self, launcher: Launcher, tmp_path: Path) -> None:
+        launcher.start(launch(tmp_path, "fail_on_rank_1", attempt=1), RESOURCES)
+        assert wait_for_end(launcher).error
+        assert launcher.outlook().workers == 2
+        launcher.start(launch(tmp_path, "tell_facts", attempt=2), RESOURCES)
+        assert launcher.poll() is None, "the end of the first is not that of the second"
+        assert wait_for_end(launcher) == Ended()
+        assert [read(tmp_path, f"facts-{rank}.json")["attempt"] for rank in (0, 1)] == [2, 2]
+
+    def test_a_worker_that_is_killed_is_named(self, launcher: Launcher, tmp_path: Path) -> None:
+        launcher.start(launch(tmp_path, "wait_for_stop"), RESOURCES)
+        wait_until(lambda: all((tmp_path / f"ready-{rank}.json").exists() for rank in (0, 1)))
+        psutil.Process(int(str(read(tmp_path, "ready-1.json")["pid"]))).kill()
+        assert wait_for_end(launcher).error in ("worker 1 was ended by SIGKILL", "worker 1 was lost")
 
 
 class TestTorchrun(LauncherContract):
@@ -124,6 +142,21 @@ class TestRay(LauncherContract):
         launcher.start(launch(tmp_path, "tell_facts"), WorkerResources(cpus=3, gpus=0, threads=1))
         with pytest.raises(MachineError, match=r"2 workers with 3 CPUs each need 6 CPUs, and there are 4"):
             wait_until(launcher.poll)
+
+    def test_a_later_start_waits_for_room(self, launcher: Launcher, tmp_path: Path) -> None:
+        launcher.start(launch(tmp_path, "tell_facts", attempt=1), RESOURCES)
+        assert wait_for_end(launcher) == Ended()
+        launcher.start(launch(tmp_path, "tell_facts", attempt=2), WorkerResources(cpus=3, gpus=0, threads=1))
+        wait_until(lambda: launcher.outlook().waits_for)
+        assert launcher.poll() is None
+        assert "2 workers with 3 CPUs each need 6 CPUs" in str(launcher.outlook().waits_for)
+
+    def test_fewer_workers_start_where_there_is_room_for_fewer(self, launcher: Launcher, tmp_path: Path) -> None:
+        plan = {**PLAN, "rows": [{"world_size": size} for size in (1, 2, 6)]}
+        launcher.start(dataclasses.replace(launch(tmp_path, "tell_node"), plan=plan, world_size=6), RESOURCES)
+        assert wait_for_end(launcher) == Ended()
+        assert (launcher.outlook().workers, launcher.outlook().room) == (2, 2)
+        assert sorted(path.name for path in tmp_path.glob("node-*")) == ["node-0.json", "node-1.json"]
 
     def test_a_dead_address_is_refused(self, tmp_path: Path) -> None:
         launcher = RayLauncher("127.0.0.1:1")

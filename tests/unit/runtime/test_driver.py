@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 
 from orchestrator import paths
-from orchestrator.config.schema import Cluster, JobSpec, Storage, Tracking
+from orchestrator.config.schema import Cluster, JobSpec, Resilience, Storage, Tracking
 from orchestrator.errors import MachineError, PlanError, RunFailedError, RunStoppedError, StorageError
 from orchestrator.plan.types import WorkerResources
-from orchestrator.runtime import driver
+from orchestrator.runtime import driver, preparing
 from orchestrator.runtime.context import Launch
-from orchestrator.runtime.launcher import Ended
+from orchestrator.runtime.launcher import Ended, Outlook
 from orchestrator.tracking import events, runs
 from orchestrator.tracking.events import Event, EventWriter
 from orchestrator.tracking.runs import Attempt, RunRecord, Status
@@ -37,6 +37,7 @@ class Actors:
 
     acts: list[Act]
     launch: Launch | None = None
+    seen: Outlook = field(default_factory=Outlook)
     killed: int = 0
     closed: int = 0
 
@@ -45,6 +46,9 @@ class Actors:
 
     def poll(self) -> Ended | None:
         return self.acts.pop(0)(self) if self.acts else None
+
+    def outlook(self) -> Outlook:
+        return self.seen
 
     def kill(self) -> None:
         self.killed += 1
@@ -126,6 +130,8 @@ def leaves_when_asked_to_stop(actors: Actors) -> Ended | None:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driver, "POLL_S", 0.001)
+    # The plans here name no Task and no data that could be prepared.
+    monkeypatch.setattr(preparing, "request_for", lambda *_: None)
 
 
 @pytest.fixture(autouse=True)
@@ -137,7 +143,11 @@ def same_signal_handlers_after_as_before() -> Iterator[None]:
 
 @pytest.fixture
 def wanted(tmp_path: Path) -> JobSpec:
-    return spec(storage=Storage(path=str(tmp_path / "runs")), tracking=Tracking(enabled=False))
+    return spec(
+        storage=Storage(path=str(tmp_path / "runs")),
+        tracking=Tracking(enabled=False),
+        resilience=Resilience(max_failures=0),
+    )
 
 
 @pytest.fixture
@@ -359,7 +369,8 @@ class TestInAnObjectStore:
     @pytest.fixture
     def wanted(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> JobSpec:
         monkeypatch.setattr(driver, "REMOTE_LOOK_S", 0.01)
-        return spec(storage=Storage(path=f"memory://{tmp_path.name}/runs"), tracking=Tracking(enabled=False))
+        storage = Storage(path=f"memory://{tmp_path.name}/runs")
+        return spec(storage=storage, tracking=Tracking(enabled=False), resilience=Resilience(max_failures=0))
 
     def test_a_run_is_carried_out_as_in_a_folder(self, carry_out: Run, record: RunRecord) -> None:
         _, shown, error = carry_out(starts(), saves(10), finishes(), leave())
@@ -396,3 +407,176 @@ class TestInAnObjectStore:
         assert error is None
         assert shown.kinds() == [events.STARTED, events.FINISHED], "what comes at the very end is not missed"
         assert len(looks) == 4
+
+
+# --- further attempts ------------------------------------------------------------------------------------------------
+
+
+def sees(**outlook: Any) -> Act:
+    def act(actors: Actors) -> None:
+        actors.seen = Outlook(**outlook)
+
+    return act
+
+
+def wait(actors: Actors) -> None:
+    time.sleep(0.01)
+
+
+def restarts(record: RunRecord) -> list[Event]:
+    return [event for event in events.EventReader(record.store).poll() if event.kind == events.RESTART]
+
+
+class TestFurtherAttempts:
+    """What the driver does by itself when workers are lost, and when there is room for more."""
+
+    @pytest.fixture
+    def wanted(self, tmp_path: Path) -> JobSpec:
+        return spec(
+            storage=Storage(path=str(tmp_path / "runs")),
+            tracking=Tracking(enabled=False),
+            cluster=Cluster(workers="1..4"),
+            resilience=Resilience(max_failures=2, backoff_s=0.01, grow_interval_s=0.02),
+        )
+
+    def test_lost_workers_are_answered_with_a_new_attempt(self, carry_out: Run, record: RunRecord) -> None:
+        actors, shown, error = carry_out(
+            *(starts(), saves(4), leave("worker 1 was ended by SIGKILL")), *(starts(4), finishes(), leave())
+        )
+        assert error is None
+        assert "worker 1 was ended by SIGKILL: going on from the newest checkpoint, attempt 2" in shown.said
+        (restart,) = restarts(record)
+        assert (restart.attempt, restart.step, restart.data["cause"], restart.data["world_size"]) == (2, 4, "lost", 1)
+        assert restart.data["message"] == ("worker 1 was ended by SIGKILL; went on from step 4 with 1 worker after 0 s")
+        first, second = record.attempts
+        assert (first.status, first.error, first.first_step) == (Status.failed, "worker 1 was ended by SIGKILL", 0)
+        assert (second.status, second.reason, second.first_step, second.last_step) == (
+            *(Status.finished, "worker 1 was ended by SIGKILL", 4, 10),
+        )
+        assert (actors.launch.attempt, actors.killed, actors.closed) == (2, 0, 1)
+        assert runs.load(str(Path(record.root).parent), "demo-1") == record
+
+    def test_a_run_that_does_not_get_on_is_given_up(self, carry_out: Run, record: RunRecord) -> None:
+        _, _, error = carry_out(*[starts(), leave("lost")] * 3)
+        assert isinstance(error, RunFailedError)
+        assert error.message == (
+            "Run demo-1 failed: lost. It failed 3 times without a new checkpoint in between (resilience.max_failures=2)."
+        )
+        assert [attempt.status for attempt in record.attempts] == [Status.failed] * 3
+        assert record.status is Status.failed
+
+    def test_a_run_that_gets_on_is_not(self, carry_out: Run, record: RunRecord) -> None:
+        lives = [act for step in range(1, 8) for act in (starts(step - 1), saves(step), leave("lost"))]
+        _, _, error = carry_out(*lives, starts(7), finishes(), leave())
+        assert error is None
+        assert len(record.attempts) == 8
+
+    def test_a_workers_own_exception_ends_the_run(self, carry_out: Run, record: RunRecord) -> None:
+        _, _, error = carry_out(starts(), fails(0, 1.0, "a bug"), leave("exit code 1"))
+        assert isinstance(error, RunFailedError)
+        assert error.message == "ValueError: a bug (worker 0, task.py:3)"
+        assert len(record.attempts) == 1
+
+    def test_unless_that_is_wanted(self, carry_out: Run, record: RunRecord, wanted: JobSpec) -> None:
+        wanted.resilience.restart_on_exception = True
+        _, _, error = carry_out(starts(), fails(0, 1.0, "a bug"), leave("exit code 1"), starts(), finishes(), leave())
+        assert error is None
+        assert record.attempts[0].error == "ValueError: a bug (worker 0, task.py:3)"
+
+    def test_nobody_seems_to_be_free_to_take_the_run_over_between_attempts(
+        self, carry_out: Run, record: RunRecord, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        seen: list[tuple[int, bool]] = []
+        save = RunRecord.save
+
+        def look(saved: RunRecord) -> None:
+            save(saved)
+            seen.append((len(saved.attempts), runs.is_over(saved)))
+
+        monkeypatch.setattr(RunRecord, "save", look)
+        carry_out(starts(), leave("lost"), starts(), finishes(), leave())
+        assert [over for _, over in seen] == [False] * (len(seen) - 1) + [True]
+        assert {attempts for attempts, _ in seen} == {1, 2}
+
+    def test_room_for_more_workers_is_used(self, carry_out: Run, record: RunRecord) -> None:
+        actors, shown, error = carry_out(
+            *(sees(workers=2, room=2), emits(events.STARTED, 0, world_size=2, total_steps=10)),
+            *(sees(workers=2, room=4), wait, wait, wait, leaves_when_asked_to_stop),
+            *(sees(workers=4, room=4), emits(events.STARTED, 6, world_size=4, total_steps=10), finishes(), leave()),
+        )
+        assert error is None
+        assert [attempt.world_size for attempt in record.attempts] == [2, 4]
+        assert [attempt.status for attempt in record.attempts] == [Status.stopped, Status.finished]
+        (restart,) = restarts(record)
+        assert restart.data["message"].startswith("there is room for 4 workers; went on from step 6 with 4 workers")
+        assert restart.data["cause"] == "room"
+        assert shown.said.count("there is room for 4 workers: saving a checkpoint") == 1
+        assert record.attempts[0].error == ""
+        assert actors.launch.world_size == 4
+
+    def test_a_run_that_ends_while_it_is_asked_to_grow_has_ended(self, carry_out: Run, record: RunRecord) -> None:
+        _, _, error = carry_out(starts(), sees(workers=1, room=4), *[wait] * 4, finishes(), leave())
+        assert error is None
+        assert (len(record.attempts), record.status) == (1, Status.finished)
+        assert record.store.exists(paths.STOP), "it was asked to"
+
+    def test_workers_lost_while_they_are_asked_to_grow_are_lost(self, carry_out: Run, record: RunRecord) -> None:
+        _, _, error = carry_out(
+            *(starts(), sees(workers=1, room=4), *[wait] * 4, leave("worker 0 was lost")),
+            *(starts(), finishes(), leave()),
+        )
+        assert error is None
+        assert record.attempts[1].reason == "worker 0 was lost"
+
+    def test_a_node_that_is_taken_away_is_left_in_time(self, carry_out: Run, record: RunRecord) -> None:
+        _, shown, error = carry_out(
+            *(starts(), sees(workers=1, room=1, leaving="b"), leaves_when_asked_to_stop),
+            *(sees(workers=1, room=1), starts(6), finishes(), leave()),
+        )
+        assert error is None
+        assert record.attempts[1].reason == "b is about to be taken away"
+        assert "b is about to be taken away: saving a checkpoint" in shown.said
+
+    def test_ctrl_c_while_it_is_asked_to_grow_stops_the_run(self, carry_out: Run, record: RunRecord) -> None:
+        _, _, error = carry_out(
+            starts(), sees(workers=1, room=4), *[wait] * 4, interrupt, wait, leaves_when_asked_to_stop
+        )
+        assert isinstance(error, RunStoppedError)
+        assert (len(record.attempts), record.status) == (1, Status.stopped)
+
+    def test_workers_lost_after_ctrl_c_are_not_started_again(self, carry_out: Run, record: RunRecord) -> None:
+        _, _, error = carry_out(starts(), interrupt, leave("lost"))
+        assert isinstance(error, RunFailedError)
+        assert len(record.attempts) == 1
+
+    def test_ctrl_c_in_a_pause_stops_at_once(
+        self, carry_out: Run, record: RunRecord, wanted: JobSpec, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        wanted.resilience.backoff_s = 60
+        sleep = time.sleep
+        monkeypatch.setattr(driver.time, "sleep", lambda seconds: sleep(seconds) or _interrupt_in_pause(record))
+        _, _, error = carry_out(starts(), leave("lost"), starts(), leave("lost again"))
+        assert isinstance(error, RunStoppedError)
+        assert [attempt.status for attempt in record.attempts] == [Status.failed, Status.failed, Status.stopped]
+
+    def test_waiting_for_room_is_told_and_has_an_end(self, carry_out: Run, record: RunRecord, wanted: JobSpec) -> None:
+        lacks = MachineError("1 worker with 1 CPU needs 1 CPU, and there are 0.", "Set cluster.workers=0.")
+        wanted.cluster.start_timeout_s = 0.1
+        _, shown, error = carry_out(starts(), leave("node b went away"), sees(waits_for=lacks))
+        assert isinstance(error, MachineError)
+        assert error.message == f"The workers did not start within cluster.start_timeout_s=0.1: {lacks.message}"
+        assert error.hint == "Go on with: orchestrator resume demo-1" + record.storage_flag
+        assert f"waiting, at most 0.1 s: {lacks.message}" in shown.said
+        assert record.attempts[1].error.startswith("The workers did not start")
+        assert record.status is Status.failed
+
+    def test_fewer_workers_than_hoped_for_are_told(self, carry_out: Run, record: RunRecord) -> None:
+        _, shown, _ = carry_out(sees(workers=1, room=1), starts(), finishes(), leave())
+        assert shown.said[0] == "starting 4 workers"
+        assert "there is room for 1 worker at the moment" in shown.said
+        assert record.attempts[0].world_size == 1
+
+
+def _interrupt_in_pause(record: RunRecord) -> None:
+    if len(record.attempts) == 3:
+        os.kill(os.getpid(), signal.SIGINT)

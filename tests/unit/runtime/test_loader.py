@@ -7,10 +7,15 @@ import time
 from collections import OrderedDict, UserDict, defaultdict
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 
-from orchestrator.runtime.loader import make_batch, make_window, map_tensors, prefetch, to_device
+from orchestrator.config.schema import Loader as Settings
+from orchestrator.errors import ConfigError, DataError
+from orchestrator.plan.types import MeshShape, Row
+from orchestrator.runtime.loader import Loader, Source, make_batch, map_tensors, prefetch, to_device
+from orchestrator.runtime.sampler import Sampler
 from orchestrator.runtime.task import Task
 
 
@@ -137,6 +142,83 @@ def test_a_window_counts_what_the_task_counts() -> None:
     task = Words(model=torch.nn.Identity, data=lambda split: None)
     sentences = [torch.arange(n) for n in (1, 2, 3, 4)]
     assert make_batch(task, sentences, [3, 0], pin=False).shape == (2, 4)
-    window = make_window(task, sentences, [[0, 1], [2, 3]], pin=False)
-    assert [tuple(batch.shape) for batch in window.batches] == [(2, 2), (2, 4)]
+    row = Row(world_size=1, mesh=MeshShape(data=1), batch=4, micro_batch=2, accumulation=2, deepspeed={})
+    sampler = Sampler(size=4, seed=0, row=row, data_rank=0)
+    loader = Loader(Source(task=task, dataset=sentences, split="train"), Settings(), pin=False)
+    (window,) = loader.windows(sampler, range(1))
+    lengths = [[n + 1 for n in samples] for samples in sampler.window(0)]
+    assert [tuple(batch.shape) for batch in window.batches] == [(2, max(pair)) for pair in lengths]
     assert window.count == 10
+
+
+class Shaky(Task):
+    """Adds a random number to each training item."""
+
+    def augment(self, item: torch.Tensor, chance: np.random.Generator) -> torch.Tensor:
+        return item + chance.random()
+
+
+def shaky(dataset: Any, seed: int = 7) -> Loader:
+    task = Shaky(model=torch.nn.Identity, data=lambda split: None)
+    return Loader(Source(task=task, dataset=dataset, split="train", seed=seed), Settings(), pin=False)
+
+
+def two_by_three(rank: int) -> Sampler:
+    row = Row(world_size=2, mesh=MeshShape(data=2), batch=12, micro_batch=3, accumulation=2, deepspeed={})
+    return Sampler(size=31, seed=7, row=row, data_rank=rank)
+
+
+def values(loader: Loader, sampler: Sampler, steps: range) -> list[float]:
+    return [
+        value
+        for window in loader.windows(sampler, steps)
+        for batch in window.batches
+        for value in batch.flatten().tolist()
+    ]
+
+
+def test_what_is_random_follows_from_the_seed_and_the_place_in_the_stream() -> None:
+    items = [torch.full((1,), float(n)) for n in range(31)]
+    whole = values(shaky(items), two_by_three(1), range(8))
+    assert values(shaky(items), two_by_three(1), range(5, 8)) == whole[30:]
+    assert values(shaky(items, seed=8), two_by_three(1), range(8)) != whole
+    samples = [n for step in range(8) for part in two_by_three(1).window(step) for n in part]
+    assert [int(value) for value in whole] == samples
+    assert len({round(value % 1, 6) for value in whole}) == 48, "each place in the stream has its own"
+
+
+def test_nothing_is_random_in_an_evaluation() -> None:
+    items = [torch.full((1,), float(n)) for n in range(31)]
+    (batch,) = shaky(items).batches([[3, 1]])
+    assert batch.tolist() == [[3.0], [1.0]]
+
+
+@pytest.mark.parametrize("error", [OSError("no such photo"), KeyError("label")])
+def test_an_unreadable_sample_is_named(error: Exception) -> None:
+    class Faulty(list[Any]):
+        def __getitem__(self, index: Any) -> Any:
+            if index == 5:
+                raise error
+            return super().__getitem__(index)
+
+    batches = shaky(Faulty(torch.ones(31, 1))).batches([[0], [5]])
+    assert len(next(batches)) == 1
+    with pytest.raises(DataError, match=r"Sample 5 of the train split cannot be read: (OSError|KeyError): .+py:\d+\)"):
+        next(batches)
+
+
+def test_samples_that_do_not_go_together_are_named() -> None:
+    batches = shaky([torch.ones(1), torch.ones(2)]).batches([[0, 1]])
+    with pytest.raises(DataError, match=r"Samples 0, 1 of the train split make no batch: RuntimeError: stack expects"):
+        next(batches)
+
+
+def test_our_own_errors_pass_as_they_are() -> None:
+    class Picky(Shaky):
+        def collate(self, items: Any) -> Any:
+            raise ConfigError("data.classes=3 is too few.")
+
+    task = Picky(model=torch.nn.Identity, data=lambda split: None)
+    batches = Loader(Source(task=task, dataset=[1], split="val"), Settings(), pin=False).batches([[0]])
+    with pytest.raises(ConfigError, match=r"^data.classes=3 is too few.$"):
+        next(batches)

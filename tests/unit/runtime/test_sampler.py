@@ -87,6 +87,42 @@ def test_resuming_at_any_step_goes_on_with_the_same_samples(size: int, shape: Ro
         assert [resumed.window(step) for step in range(start, 10)] == stream[start:]
 
 
+def trainings(count: int = 60) -> list[tuple[int, int, list[tuple[int, Row]]]]:
+    """Trainings that are cut somewhere and go on with another number of workers: (size, batch, [(steps, row), ...])."""
+    dice = random.Random(2)
+    found = []
+    for _ in range(count):
+        size, batch = dice.randint(1, 60), dice.choice([1, 2, 6, 12, 16])
+        parts = [(dice.randint(1, 6), dice.choice(splits(batch))) for _ in range(dice.randint(1, 5))]
+        found.append((size, batch, parts))
+    return found
+
+
+@pytest.mark.parametrize(("size", "batch", "parts"), trainings())
+def test_cuts_and_changes_of_workers_lose_and_repeat_nothing(
+    size: int, batch: int, parts: list[tuple[int, Row]]
+) -> None:
+    log: list[int] = []
+    for steps, shape in parts:
+        begin = len(log) // batch
+        for step in range(begin, begin + steps):
+            log.extend(_in_stream_order(step, shape, size))
+    passes = [log[start : start + size] for start in range(0, len(log), size)]
+    for epoch, seen in enumerate(passes):
+        assert seen == permutation(size, 7, epoch)[: len(seen)]
+
+
+@pytest.mark.parametrize("shape", splits(12))
+def test_positions_are_where_the_samples_of_a_window_stand(shape: Row) -> None:
+    for rank in range(shape.mesh.data):
+        sampler = Sampler(size=37, seed=7, row=shape, data_rank=rank)
+        for step in range(7):
+            expected = [
+                [permutation(37, 7, place // 37)[place % 37] for place in places] for places in sampler.positions(step)
+            ]
+            assert sampler.window(step) == expected
+
+
 def test_windows_have_the_shape_of_the_row() -> None:
     window = Sampler(size=100, seed=0, row=row(micro=4, accumulation=3, data=2), data_rank=1).window(2)
     assert [len(batch) for batch in window] == [4, 4, 4]

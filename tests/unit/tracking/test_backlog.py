@@ -130,6 +130,19 @@ def test_an_attempt_that_begins_meanwhile_fences_at_once(store: Store) -> None:
     assert steps(drain(make(store, Ledger(), attempt=2))) == [1]
 
 
+def test_a_driver_that_begins_an_attempt_itself_goes_on(store: Store) -> None:
+    attempts(store, 0.0)
+    backlog = make(store, attempt=1)
+    write(store, 1, 1.0, loss=1.0)
+    assert steps(drain(backlog)) == [1]
+    backlog.attempt = 2
+    attempts(store, 0.0, 100.0)
+    write(store, 2, 101.0, attempt=1, loss=666.0)
+    write(store, 2, 102.0, attempt=2, loss=2.0)
+    assert [point.value for point in drain(backlog)] == [2.0]
+    assert not backlog.superseded
+
+
 def test_the_end_adds_only_what_was_never_told(store: Store) -> None:
     write(store, 3, 3.0, loss=1.0)
     write(store, 9, 9.0, kind=FINISHED, loss=0.1, f1=0.9)

@@ -15,34 +15,15 @@ from orchestrator import paths
 from orchestrator.cli.runs import runs as command
 from orchestrator.cli.runs_report import RunReport, ago, number, sparkline
 from orchestrator.errors import ConfigError, PlanError, UnknownRunError
-from orchestrator.plan.types import FORMAT, MeshShape, Plan, Row, WorkerResources
 from orchestrator.tracking import events, runs
 from orchestrator.tracking.ledger import Ledger
 from orchestrator.tracking.runs import Attempt, Status
+from tests.records import plan_with
 
 
 def make_plan(storage, **optimizer):
-    row = Row(world_size=2, mesh=MeshShape(data=2), batch=64, micro_batch=32, accumulation=1, deepspeed={})
-    spec = {
-        "job": {"name": "digits", "monitor": {"metric": "accuracy", "mode": "max"}},
-        "optimizer": {"lr": 0.1, **optimizer},
-        "storage": {"path": str(storage)},
-    }
-    return Plan(
-        format=FORMAT,
-        job="digits",
-        task="jobs.x:X",
-        strategy="zero2",
-        precision="fp32",
-        seed=0,
-        rows=(row,),
-        inadmissible={},
-        resources=WorkerResources(cpus=1, gpus=0, threads=1),
-        nodes=1,
-        notes=(),
-        environment={},
-        spec=spec,
-    )
+    job = {"name": "digits", "monitor": {"metric": "accuracy", "mode": "max"}}
+    return plan_with(storage, {"job": job, "optimizer": {"lr": 0.1, **optimizer}})
 
 
 def make_run(storage, run_id, *, created=1000.0, status=Status.finished, metrics=None, pid=None, **optimizer):
@@ -129,6 +110,33 @@ def test_show_tells_the_cause_first_when_no_worker_left_one(tmp_path):
     at = lines.index("failure")
     assert lines[at + 1 : at + 3] == ["  Ray cannot be reached.", "  Start it with: ray start --head."]
     assert at < lines.index("results") < lines.index("files")
+
+
+def test_show_tells_what_a_run_went_through(tmp_path):
+    record = make_run(tmp_path, "digits-1")
+    record.attempts = [
+        Attempt(number=1, started=1000, world_size=2, host="a", pid=1, first_step=0, last_step=43),
+        Attempt(number=2, started=1031, world_size=1, host="a", pid=1, first_step=40, last_step=156),
+        Attempt(number=3, started=1044, world_size=2, host="a", pid=1),
+    ]
+    for attempt, status, end in zip(record.attempts, ("failed", "stopped", "failed"), (1031, 1044, 1050), strict=True):
+        attempt.status, attempt.ended = Status(status), end
+    record.attempts[0].error = record.attempts[1].reason = "node b went away"
+    record.attempts[2].reason, record.attempts[2].error = "there is room for 2 workers", "There was no room.\nLook."
+    record.save()
+    told = "node b went away; went on from step 40 with 1 worker after 9 s"
+    events.EventWriter(record.store, "driver", 2).emit(events.RESTART, 40, cause="lost", message=told)
+    lines = call("show", "last", "--storage", tmp_path).splitlines()
+    at = lines.index("attempts")
+    assert lines[at + 1 : at + 6] == [
+        "  1  failed    2 workers  steps 0 to 43  31s  node b went away",
+        f"     {told}",
+        "  2  stopped   1 worker   steps 40 to 156  13s",
+        "     there is room for 2 workers",
+        "  3  failed    2 workers  6s  There was no room.",
+    ]
+    (restart,) = json.loads(call("show", "last", "--storage", tmp_path, "--json"))["restarts"]
+    assert (restart["attempt"], restart["cause"], restart["message"]) == (2, "lost", told)
 
 
 def test_show_draws_the_history_of_a_running_run(tmp_path):

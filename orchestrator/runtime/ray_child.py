@@ -1,0 +1,124 @@
+"""The child process of RayLauncher: starts or joins Ray, and carries out one attempt after the other.
+
+Each line of its input is an order, as JSON: `launch`, a file that says what to start, and `patient`, whether to wait
+for machines that are not there. What comes of it stands in the report; the output is for the log.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import traceback
+from functools import partial
+from pathlib import Path
+
+from orchestrator.errors import MachineError
+from orchestrator.plan.misfit import Misfit, hint
+from orchestrator.plan.types import WorkerResources
+from orchestrator.runtime import ray_train, ray_watch
+from orchestrator.runtime.context import Launch
+from orchestrator.runtime.launcher import read_launch
+from orchestrator.runtime.ray_launcher import Reporter
+from orchestrator.runtime.ray_scaling import Scaling, Spots
+
+LOOK_S = 1.0
+"""Between two looks for room."""
+SETTLE_S = 3.0
+"""Ray needs a moment to know what the workers of an attempt that just ended have let go of."""
+
+
+class Child:
+    """Carries attempts out, at an address of Ray or on a Ray of our own."""
+
+    def __init__(self, address: str, reporter: Reporter) -> None:
+        self._address = address
+        self._reporter = reporter
+        self._connected = False
+
+    def carry_out(self, launch: Launch, resources: WorkerResources, *, patient: bool) -> None:
+        """One attempt, to its end; the report tells which."""
+        self._reporter.begin(launch.attempt)
+        try:
+            self._connect(launch, resources, patient=patient)
+            error = self._train(launch, resources, patient=patient)
+        except MachineError as refusal:
+            self._reporter.tell(refused=_as_data(refusal))
+        except Exception as bug:  # noqa: BLE001  the process' boundary: Ray raises what it likes, and the log has it
+            traceback.print_exception(bug)
+            self._reporter.tell(ended=ray_train.first_line(bug))
+        else:
+            self._reporter.tell(ended=error)
+
+    def _connect(self, launch: Launch, resources: WorkerResources, *, patient: bool) -> None:
+        while not self._connected:
+            try:
+                ray_train.connect(self._address, launch, resources)
+                self._connected = True
+            except MachineError as error:
+                if not patient:
+                    raise
+                self._reporter.tell(waits_for=_as_data(error))
+                time.sleep(LOOK_S)
+
+    def _train(self, launch: Launch, resources: WorkerResources, *, patient: bool) -> str:
+        """Run a gang; one that could not start is placed anew, since nodes may have gone meanwhile."""
+        scaling = Scaling(launch, resources, own=not self._address)
+        while True:
+            spots = self._find_room(scaling, patient=patient)
+            self._reporter.tell(workers=spots.workers, room=spots.workers, waits_for=None)
+            with ray_watch.repeated(partial(self._look, scaling, spots)):
+                ended = ray_train.fit(launch, resources, spots.workers, scaling.where(spots))
+            if ended.started:
+                return (_lost_nodes(spots) if ended.error else "") or ended.error
+            failed = MachineError(f"Ray could not start the workers: {ended.error}.", "Look at it with: ray status.")
+            self._reporter.tell(workers=0, waits_for=_as_data(failed))
+            time.sleep(LOOK_S)
+
+    def _find_room(self, scaling: Scaling, *, patient: bool) -> Spots:
+        """Wait for room; the driver knows how long. Refuses what will never fit, unless machines may come back."""
+        settled = time.monotonic() + (SETTLE_S if patient else 0)
+        while True:
+            inventory = ray_watch.usable_nodes()
+            found = scaling.choose(inventory)
+            if isinstance(found, Misfit):
+                lacks = MachineError(f"{found.reason}.", hint(found, found.changes()))
+                if not (patient or scaling.could_ever(inventory)):
+                    raise lacks
+                self._reporter.tell(waits_for=_as_data(lacks))
+            elif found.workers == found.could_be or time.monotonic() >= settled:
+                return found
+            time.sleep(LOOK_S if time.monotonic() >= settled else LOOK_S / 5)
+
+    def _look(self, scaling: Scaling, spots: Spots) -> None:
+        """While workers run: what else there would be room for, and which of their nodes leave."""
+        leaving = sorted(spots.names[id_] for id_ in ray_watch.leaving_nodes() if id_ in spots.names)
+        room = scaling.room(ray_watch.usable_nodes(), spots.nodes)
+        self._reporter.tell(leaving=", ".join(leaving), room=room)
+
+
+def _lost_nodes(spots: Spots) -> str:
+    """The nodes of a gang that are not there any more, which explains whatever Ray says."""
+    there = {node.id for node in ray_watch.usable_nodes().nodes}
+    lost = sorted(name for id_, name in spots.names.items() if id_ not in there)
+    return f"{'node' if len(lost) == 1 else 'nodes'} {', '.join(lost)} went away" if lost else ""
+
+
+def _as_data(error: MachineError) -> dict[str, str]:
+    return {"message": error.message, "hint": error.hint}
+
+
+def main(folder: str, address: str) -> int:
+    """Follow orders until there are no more."""
+    os.environ.update(ray_train.CONTROLLER_SETTINGS)
+    child = Child(address, Reporter(Path(folder)))
+    for line in sys.stdin:
+        order = json.loads(line)
+        launch, resources = read_launch(order["launch"])
+        child.carry_out(launch, resources, patient=order["patient"])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

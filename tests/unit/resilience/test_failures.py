@@ -1,0 +1,57 @@
+"""What an attempt failed of: the exceptions that workers leave, and those that only follow from another's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from orchestrator.resilience.failures import Cause, Failure, judge
+
+GLOO = "[../third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer [10.0.0.2]:33190"
+
+
+def record(rank: int, at: float, kind: str, message: str) -> dict[str, Any]:
+    return {"rank": rank, "time": at, "type": kind, "message": message, "where": "task.py:3"}
+
+
+def test_workers_that_say_nothing_were_lost() -> None:
+    assert judge([]) == Failure(cause=Cause.lost, message="the workers ended without a result")
+    assert judge([], "node b went away") == Failure(cause=Cause.lost, message="node b went away")
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("RuntimeError", GLOO),
+        (
+            "DistBackendError",
+            "NCCL error in: ProcessGroupNCCL.cpp:42, remote process exited or there was a network error",
+        ),
+        ("DistNetworkError", "The client socket has timed out after 600000ms"),
+    ],
+)
+def test_a_broken_connection_is_no_cause(kind: str, message: str) -> None:
+    found = judge([record(2, 5.0, kind, message), record(0, 4.0, kind, message)])
+    assert found == Failure(cause=Cause.lost, message="worker 0 lost the connection to the others", rank=0)
+    assert judge([record(0, 4.0, kind, message)], "worker 1 was ended by SIGKILL").message == (
+        "worker 1 was ended by SIGKILL"
+    )
+
+
+def test_a_workers_own_exception_is_the_cause_even_if_another_is_heard_of_first() -> None:
+    records = [record(0, 1.0, "RuntimeError", GLOO), record(1, 2.0, "ValueError", "token 17\nis unknown")]
+    assert judge(records, "torchrun ended with exit code 1") == Failure(
+        cause=Cause.exception, message="ValueError: token 17 is unknown (worker 1, task.py:3)", rank=1
+    )
+
+
+@pytest.mark.parametrize("message", ["Connection reset by peer", "timeout while reading gloo.txt"])
+def test_a_persons_own_network_trouble_is_their_exception(message: str) -> None:
+    assert judge([record(0, 1.0, "ConnectionResetError", message)]).cause is Cause.exception
+
+
+def test_what_the_config_asks_for_is_told_apart() -> None:
+    found = judge([record(0, 1.0, "TargetError", "model._target_ names nothing.")])
+    assert found == Failure(cause=Cause.config, message="model._target_ names nothing.", rank=0)
+    assert judge([record(0, 1.0, "StorageError", "No space left.")]).cause is Cause.exception

@@ -1,0 +1,106 @@
+"""How many workers Ray is asked for and on which nodes, with nodes that are busy, gone or our own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from orchestrator.cluster.ray_nodes import NODE_ID
+from orchestrator.plan.inventory import Free, Inventory, Node
+from orchestrator.plan.misfit import Misfit
+from orchestrator.plan.types import WorkerResources
+from orchestrator.runtime.context import Launch
+from orchestrator.runtime.ray_scaling import Scaling, Spots
+from orchestrator.runtime.torchrun import last_words
+
+EACH = WorkerResources(cpus=2, gpus=0, threads=1)
+
+
+def node(name: str, cpus: float = 4, free: float | None = None) -> Node:
+    left = Free(cpus=cpus if free is None else free, gpus=0, memory=0)
+    return Node(name=name, id=f"id-{name}", cpus=cpus, memory=0, free=left)
+
+
+def nodes(*some: Node) -> Inventory:
+    return Inventory(nodes=some)
+
+
+def scaling(*sizes: int, own: bool = False, limit: int = 100, **cluster: Any) -> Scaling:
+    plan = {"rows": [{"world_size": size} for size in sizes], "spec": {"cluster": {"nodes": 4, **cluster}}}
+    launch = Launch(run_id="r", attempt=1, root="/r", project="/p", world_size=limit, plan=plan)
+    return Scaling(launch, EACH, own=own)
+
+
+def chosen(found: Spots | Misfit) -> tuple[int, dict[str, int], int]:
+    assert isinstance(found, Spots)
+    return found.workers, found.nodes, found.could_be
+
+
+def test_the_largest_admissible_gang_that_fits_now_is_taken() -> None:
+    inventory = nodes(node("a"), node("b", free=2))
+    assert chosen(scaling(1, 2, 4).choose(inventory)) == (2, {"id-a": 2}, 4)
+    assert chosen(scaling(1, 2, 3, 4).choose(inventory)) == (3, {"id-a": 2, "id-b": 1}, 4)
+    assert chosen(scaling(1, 2, 4, limit=1).choose(inventory)) == (1, {"id-b": 1}, 1)
+
+
+def test_what_the_smallest_lacks_is_told() -> None:
+    gone, busy = nodes(node("a", cpus=2)), nodes(node("a", cpus=8, free=2))
+    for inventory, ever, word in ((gone, False, "there are 2"), (busy, True, "there are 2 free")):
+        found = scaling(2, 4).choose(inventory)
+        assert isinstance(found, Misfit)
+        assert word in found.reason
+        assert scaling(2, 4).could_ever(inventory) is ever
+
+
+def test_room_counts_what_our_own_workers_hold() -> None:
+    inventory = nodes(node("a", free=0), node("b", free=4))
+    assert scaling(2, 4).room(inventory, {"id-a": 2}) == 4
+    assert scaling(2, 4).room(inventory, {}) == 2
+    assert scaling(2, 4).room(nodes(node("b", free=0)), {"id-a": 2}) == 0, "our node is not there any more"
+
+
+def test_each_worker_is_pinned_to_its_node() -> None:
+    spots = scaling(3).choose(nodes(node("a"), node("b")))
+    assert isinstance(spots, Spots)
+    where = scaling(3).where(spots)
+    assert where["label_selector"] == [{NODE_ID: "id-a"}, {NODE_ID: "id-a"}, {NODE_ID: "id-b"}]
+    assert spots.names == {"id-a": "a", "id-b": "b"}
+
+
+def test_a_ray_of_our_own_has_no_rules() -> None:
+    own = scaling(2, own=True, labels={"zone": "x"})
+    spots = own.choose(nodes(node("a")))
+    assert isinstance(spots, Spots)
+    assert own.where(spots) == {"placement_strategy": "STRICT_PACK"}
+
+
+TORCHRUN = """
+Failures:
+[1]:
+  time      : 2026-11-21_06:14:54
+  host      : localhost
+  rank      : 0 (local_rank: 0)
+  exitcode  : -15 (pid: 29691)  (SIGTERM)
+  error_file: <N/A>
+  traceback : Signal 15 (SIGTERM) received by PID 29691
+Root Cause (first observed failure):
+[0]:
+  time      : 2026-11-21_06:14:54
+  host      : localhost
+  rank      : 1 (local_rank: 1)
+  exitcode  : {code}
+  error_file: <N/A>
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("-9 (pid: 29692)  (SIGKILL)", "worker 1 was ended by SIGKILL"),
+        ("-11 (pid: 29692)  (SIGSEGV)", "worker 1 was ended by SIGSEGV"),
+        ("1 (pid: 29692)", "torchrun ended with exit code 1"),
+    ],
+)
+def test_torchruns_last_words_name_the_worker_that_was_killed(code: str, told: str) -> None:
+    assert last_words(TORCHRUN.format(code=code), 1) == told
