@@ -1,8 +1,9 @@
-"""Causal language modelling: a small GPT that predicts the next byte of a text, its own or a file's.
+"""Causal language modelling: a small GPT that predicts the next byte of a text, or the next token of many.
 
 Train it:  orchestrator train job=causal_lm cluster.workers=2 strategy=zero1
            orchestrator train job=causal_lm mesh.tensor=2 cluster.workers=2
            orchestrator train job=causal_lm data.path=shakespeare.txt
+           orchestrator train job=language data.path=shakespeare.txt data.tokens=characters model.vocabulary=68
 """
 
 from __future__ import annotations
@@ -11,12 +12,17 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, gelu, scaled_dot_product_attention
 
 from orchestrator import Task
+from orchestrator.data import tables
+from orchestrator.data.prepared import Prepared, PreparedDataset
+from orchestrator.data.records import Source, Splits
+from orchestrator.data.text import Kind, Packed
 
 
 class CausalLm(Task):
@@ -136,6 +142,68 @@ class Gpt(nn.Module):
         return self.head(self.norm(hidden))
 
 
+class Transformer(nn.Module):
+    """GPT-2 or Llama with weights of its own, from transformers' config; or a pretrained model in a local folder."""
+
+    def __init__(
+        self,
+        kind: Literal["gpt2", "llama"] = "llama",
+        folder: str | None = None,
+        vocabulary: int = 4096,
+        context: int = 128,
+        width: int = 128,
+        blocks: int = 4,
+        heads: int = 4,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if folder is not None:
+            from transformers import AutoModelForCausalLM
+
+            self.model: Any = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
+        elif kind == "gpt2":
+            self.model = _gpt2(vocabulary, context, width, blocks, heads, dropout)
+        else:
+            self.model = _llama(vocabulary, context, width, blocks, heads, dropout)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Logits of the token after each."""
+        return self.model(input_ids=tokens, use_cache=False).logits
+
+
+def _gpt2(vocabulary: int, context: int, width: int, blocks: int, heads: int, dropout: float) -> nn.Module:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config: Any = GPT2Config(
+        vocab_size=vocabulary,
+        n_positions=context,
+        n_embd=width,
+        n_layer=blocks,
+        n_head=heads,
+        resid_pdrop=dropout,
+        embd_pdrop=dropout,
+        attn_pdrop=dropout,
+        attn_implementation="sdpa",
+    )
+    return GPT2LMHeadModel(config)
+
+
+def _llama(vocabulary: int, context: int, width: int, blocks: int, heads: int, dropout: float) -> nn.Module:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config: Any = LlamaConfig(
+        vocab_size=vocabulary,
+        max_position_embeddings=context,
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_hidden_layers=blocks,
+        num_attention_heads=heads,
+        attention_dropout=dropout,
+        attn_implementation="sdpa",
+    )
+    return LlamaForCausalLM(config)
+
+
 def _initialise(module: nn.Module) -> None:
     if isinstance(module, (nn.Linear, nn.Embedding)):
         nn.init.normal_(module.weight, std=0.02)
@@ -177,6 +245,41 @@ def text(
     train = round(len(tokens) * (1 - val_fraction - test_fraction))
     val = train + round(len(tokens) * val_fraction)
     return Rows({"train": tokens[:train], "val": tokens[train:val], "test": tokens[val:]}[split], context)
+
+
+def packed(
+    split: str,
+    path: str,
+    context: int = 128,
+    tokens: Kind = "bpe",
+    vocabulary: int = 4096,
+    text_column: str = "text",
+    val_fraction: float = 0.1,
+    test_fraction: float = 0.0,
+    encoding: str | None = None,
+    skip_unreadable: int = 0,
+    cache: str | None = None,
+) -> PreparedDataset | None:
+    """Texts in rows of `context` + 1 tokens: a text file, or a table or Hugging Face dataset of documents.
+
+    Of a text file the beginning is for training, then comes test, and the end is val.
+    """
+    file = Path(path).expanduser()
+    lines = file.is_file() and file.suffix.lower() not in tables.READERS
+    sources: dict[str, Source] = (
+        {"train": tables.Lines(paths=(str(file),), encoding=encoding)}
+        if lines
+        else tables.by_split(path, encoding=encoding)
+    )
+    prepared = Prepared(
+        splits=Splits(sources=sources, val_fraction=val_fraction, test_fraction=test_fraction, shuffle=not lines),
+        preparation=Packed(
+            context=context, tokens=tokens, vocabulary=vocabulary, separate=not lines, text_column=text_column
+        ),
+        cache=cache,
+        skip_unreadable=skip_unreadable,
+    )
+    return prepared.dataset(split)
 
 
 def made_up_text(seed: int, sentences: int = 3000) -> str:

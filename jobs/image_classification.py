@@ -1,11 +1,13 @@
-"""Image classification: a small ResNet on scikit-learn's handwritten digits (8 x 8 pixels, 10 classes).
+"""Image classification: scikit-learn's handwritten digits (8 x 8 pixels, 10 classes), or folders of photos.
 
 Train it:  orchestrator train job=digits cluster.workers=2 strategy=zero2
+           orchestrator train job=photos data.path=photos model.classes=10 cluster.workers=2
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +16,11 @@ from torch.utils.data import TensorDataset
 
 from jobs.splits import split_indices
 from orchestrator import Task
+from orchestrator.data import files
+from orchestrator.data.images import Images, Randomly
+from orchestrator.data.prepared import Prepared, PreparedDataset
+from orchestrator.data.records import Splits
+from orchestrator.errors import ConfigError
 
 
 class ImageClassification(Task):
@@ -22,16 +29,27 @@ class ImageClassification(Task):
     def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         """Summed cross entropy."""
         images, labels = batch
-        return cross_entropy(model(images), labels, reduction="sum")
+        return class_loss(model(images), labels)
 
     def metrics(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Mapping[str, Tensor]:
         """Summed loss and number of images classified rightly."""
         images, labels = batch
         logits = model(images)
         return {
-            "loss": cross_entropy(logits, labels, reduction="sum"),
+            "loss": class_loss(logits, labels),
             "accuracy": (logits.argmax(dim=1) == labels).sum(),
         }
+
+
+def class_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Summed cross entropy; a label that the model has no output for is refused."""
+    try:
+        return cross_entropy(logits, labels, reduction="sum")
+    except IndexError as error:
+        raise ConfigError(
+            f"The data has at least {int(labels.max()) + 1} classes, and the model tells {logits.shape[1]} apart.",
+            "Set model.classes to their number (orchestrator preprocess ... shows it).",
+        ) from error
 
 
 class Block(nn.Module):
@@ -76,6 +94,38 @@ class SmallResNet(nn.Module):
         for block in self.blocks:
             hidden = block(hidden)
         return self.head(hidden.mean(dim=(2, 3)))
+
+
+def photos(
+    split: str,
+    path: str,
+    size: int = 32,
+    channels: Literal[1, 3] = 3,
+    fit: Literal["crop", "squash"] = "crop",
+    shift: int = 0,
+    flip: bool = False,
+    hide: int = 0,
+    val_fraction: float = 0.1,
+    test_fraction: float = 0.0,
+    seed: int = 0,
+    skip_unreadable: int = 0,
+    cache: str | None = None,
+) -> PreparedDataset | None:
+    """Photos in class folders, or listed in a manifest, all at one size; `shift`, `flip`, `hide`: when training."""
+    splits = Splits(
+        sources=files.by_split(path, files.IMAGES),
+        val_fraction=val_fraction,
+        test_fraction=test_fraction,
+        seed=seed,
+    )
+    prepared = Prepared(
+        splits=splits,
+        preparation=Images(size=size, channels=channels, fit=fit),
+        augment=Randomly(shift=shift, flip=flip, hide=hide),
+        cache=cache,
+        skip_unreadable=skip_unreadable,
+    )
+    return prepared.dataset(split)
 
 
 def digits(split: str, val_fraction: float = 0.1, test_fraction: float = 0.2, seed: int = 0) -> TensorDataset:

@@ -1,6 +1,7 @@
-"""Regression on a table: an MLP on scikit-learn's diabetes data (442 people, 10 measurements, disease progression).
+"""Regression on a table: an MLP on scikit-learn's diabetes data, or on any table of numbers and categories.
 
 Train it:  orchestrator train job=diabetes
+           orchestrator train job=table data.path=diamonds.csv data.target=price
 """
 
 from __future__ import annotations
@@ -16,6 +17,11 @@ from torch.utils.data import TensorDataset
 
 from jobs.splits import split_indices
 from orchestrator import Task
+from orchestrator.data import tables
+from orchestrator.data.columns import Columns
+from orchestrator.data.prepared import Prepared, PreparedDataset
+from orchestrator.data.records import Splits
+from orchestrator.errors import ConfigError
 
 
 class Regression(Task):
@@ -29,13 +35,7 @@ class Regression(Task):
     def metrics(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Mapping[str, Tensor]:
         """What MAE, RMSE and R2 are made of."""
         rows, targets = batch
-        error = model(rows) - targets
-        return {
-            "squared_error": error.square().sum(),
-            "absolute_error": error.abs().sum(),
-            "targets": targets.sum(),
-            "squared_targets": targets.square().sum(),
-        }
+        return error_sums(model(rows), targets)
 
     def summary(self, sums: Mapping[str, float], count: float) -> dict[str, float]:
         """Loss, MAE, RMSE and the share of variance explained."""
@@ -47,6 +47,67 @@ class Regression(Task):
             "rmse": math.sqrt(mean_squared),
             "r2": 1 - mean_squared / variance if variance > 0 else float("nan"),
         }
+
+
+def error_sums(predicted: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    """Sums that MAE, RMSE and R2 are made of, however a split is cut into batches."""
+    error = predicted - targets
+    return {
+        "squared_error": error.square().sum(),
+        "absolute_error": error.abs().sum(),
+        "targets": targets.sum(),
+        "squared_targets": targets.square().sum(),
+    }
+
+
+class TableRegression(Regression):
+    """One number per row of numbers and categories; batches are (numbers, categories, targets)."""
+
+    _deviation = 1.0
+    _shape: tuple[int, list[int]] | None = None
+    """Numbers, and how many values each category has: what the model must be made for."""
+
+    def dataset(self, split: str) -> PreparedDataset | None:
+        """The rows of a split."""
+        dataset: PreparedDataset | None = super().dataset(split)  # type: ignore[assignment]
+        if dataset is not None:
+            categories = [len(known) + 1 for known in dataset.facts["categories"].values()]
+            self._shape = len(dataset.facts["numeric"]), categories
+            self._deviation = dataset.facts["target"]["deviation"]
+        return dataset
+
+    def inputs(self, batch: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Numbers and categories."""
+        return batch[0], batch[1]
+
+    def count(self, batch: tuple[Tensor, Tensor, Tensor]) -> int:
+        """Rows."""
+        return len(batch[2])
+
+    def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        """Summed squared error."""
+        self._check(model)
+        return mse_loss(model(*self.inputs(batch)), batch[2], reduction="sum")
+
+    def metrics(self, model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> Mapping[str, Tensor]:
+        """What MAE, RMSE and R2 are made of."""
+        return error_sums(model(*self.inputs(batch)), batch[2])
+
+    def summary(self, sums: Mapping[str, float], count: float) -> dict[str, float]:
+        """Loss as trained; MAE and RMSE in the target's own unit; the share of variance explained."""
+        metrics = super().summary(sums, count)
+        return metrics | {name: metrics[name] * self._deviation for name in ("mae", "rmse")}
+
+    def _check(self, model: nn.Module) -> None:
+        made_for = getattr(model, "module", model)
+        if self._shape and isinstance(made_for, MixedMlp) and self._shape != (made_for.numbers, made_for.categories):
+            numbers, categories = self._shape
+            values = ",".join(map(str, categories))
+            raise ConfigError(
+                f"The table has {numbers} columns of numbers and {len(categories)} of categories, and the model is made"
+                f" for {made_for.numbers} and {len(made_for.categories)} (or for other numbers of categories).",
+                f"Set model.numbers={numbers} 'model.categories=[{values}]'.",
+            )
 
 
 class Mlp(nn.Module):
@@ -65,6 +126,64 @@ class Mlp(nn.Module):
         for layer in self.layers:
             rows = layer(rows)
         return self.head(rows).squeeze(-1)
+
+
+class MixedMlp(nn.Module):
+    """Fully connected layers over numbers and embedded categories, with a way around each."""
+
+    def __init__(
+        self,
+        numbers: int,
+        categories: list[int],
+        width: int = 256,
+        depth: int = 3,
+        embedding: int = 8,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.numbers, self.categories = numbers, list(categories)
+        self.embeddings = nn.ModuleList(nn.Embedding(count, embedding) for count in categories)
+        self.stem = nn.Linear(numbers + embedding * len(categories), width)
+        self.layers = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Dropout(dropout))
+            for _ in range(depth)
+        )
+        self.head = nn.Linear(width, 1)
+
+    def forward(self, numbers: Tensor, codes: Tensor) -> Tensor:
+        """One number per row."""
+        embedded = [embed(codes[:, column]) for column, embed in enumerate(self.embeddings)]
+        rows = self.stem(torch.cat([numbers, *embedded], dim=1))
+        for layer in self.layers:
+            rows = rows + layer(rows)
+        return self.head(rows).squeeze(-1)
+
+
+def table(
+    split: str,
+    path: str,
+    target: str,
+    numeric: list[str] | None = None,
+    categories: list[str] | None = None,
+    ignore: list[str] | None = None,
+    rare: int = 1,
+    val_fraction: float = 0.05,
+    test_fraction: float = 0.1,
+    seed: int = 0,
+    encoding: str | None = None,
+    skip_unreadable: int = 0,
+    cache: str | None = None,
+) -> PreparedDataset | None:
+    """Rows of a CSV, TSV, JSONL or Parquet file, or of a folder with one for each split."""
+    splits = Splits(
+        sources=tables.by_split(path, encoding=encoding),
+        val_fraction=val_fraction,
+        test_fraction=test_fraction,
+        seed=seed,
+    )
+    columns = Columns(target=target, numeric=numeric, categories=categories, ignore=ignore, rare=rare)
+    prepared = Prepared(splits=splits, preparation=columns, cache=cache, skip_unreadable=skip_unreadable)
+    return prepared.dataset(split)
 
 
 def diabetes(split: str, val_fraction: float = 0.1, test_fraction: float = 0.2, seed: int = 0) -> TensorDataset:

@@ -120,7 +120,8 @@ def _checked(name: str, value: Any, annotation: Any, at: At) -> Any:
         return _coerced(value, annotation)
     except _Mismatch:
         key = f"{at.key}.{name}"
-        raise TargetError(f"{key}={_text(value)} is not {describe(annotation)}{at.where(key)}.") from None
+        hint = f"Set it: {key}=..." if value is None else ""
+        raise TargetError(f"{key}={_text(value)} is not {describe(annotation)}{at.where(key)}.", hint) from None
 
 
 def _text(value: Any) -> str:

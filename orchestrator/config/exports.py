@@ -16,12 +16,29 @@ BUILT_IN = frozenset(
         "jobs.causal_lm:CausalLm",
         "jobs.causal_lm:Gpt",
         "jobs.causal_lm:text",
+        "jobs.causal_lm:packed",
+        "jobs.causal_lm:Transformer",
         "jobs.image_classification:ImageClassification",
         "jobs.image_classification:SmallResNet",
         "jobs.image_classification:digits",
+        "jobs.image_classification:photos",
+        "jobs.image_models:ResNet",
+        "jobs.image_models:Inception",
+        "jobs.image_models:vit",
+        "jobs.image_models:convnext",
+        *(
+            f"jobs.speech_recognition:{name}"
+            for name in ("Keywords", "SpeechRecognition", "recordings", "digit_strings")
+        ),
+        *(f"jobs.text_classification:{name}" for name in ("TextClassification", "BagOfTokens", "Bert", "sentences")),
+        "jobs.speech_models:KeywordNet",
+        "jobs.speech_models:CtcNet",
         "jobs.regression:Regression",
         "jobs.regression:Mlp",
         "jobs.regression:diabetes",
+        "jobs.regression:TableRegression",
+        "jobs.regression:MixedMlp",
+        "jobs.regression:table",
         *(
             f"torch.nn.modules.activation:{name}"
             for name in ("ELU", "GELU", "LeakyReLU", "ReLU", "SiLU", "Tanh", "Sigmoid")

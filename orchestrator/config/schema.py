@@ -27,6 +27,7 @@ class StrategyName(Enum):
     zero3 = "zero3"
     zero2_offload = "zero2_offload"
     zero3_offload = "zero3_offload"
+    zero3_nvme = "zero3_nvme"
     auto = "auto"
     """The fastest of the others that fits."""
 
@@ -137,13 +138,13 @@ class EarlyStopping:
 class Loader:
     """How batches are made ahead of their use. They are the same whatever stands here."""
 
-    workers: int = 0
+    processes: int = 0
     """Processes of each worker that read and prepare samples; 0: a thread does."""
     ahead: int = 4
     """Steps whose batches are made ahead."""
 
     def __post_init__(self) -> None:
-        _at_least_zero("job.loader.workers", self.workers)
+        _at_least_zero("job.loader.processes", self.processes)
         _positive("job.loader.ahead", self.ahead)
 
 
@@ -276,6 +277,8 @@ class Strategy:
     """Reduce gradients while the backward pass still runs (only takes effect on GPUs)."""
     offload_pin_memory: bool = True
     """Keep offloaded states in page-locked memory (only takes effect with GPUs)."""
+    nvme_path: str | None = None
+    """A folder on a fast disk of each node, for the optimizer states of zero3_nvme; null: there is none."""
     deepspeed: dict[str, Any] = field(default_factory=dict)
     """DeepSpeed settings merged on top of the planned ones."""
     deepspeed_file: str | None = None

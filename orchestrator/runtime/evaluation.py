@@ -2,36 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import torch
 
 from orchestrator.runtime.collective import Agreement
 from orchestrator.runtime.engine import Engine
-from orchestrator.runtime.loader import make_batch, prefetch, to_device
-from orchestrator.runtime.sampler import split_evenly
-from orchestrator.runtime.task import Dataset, Task
+from orchestrator.runtime.loader import Loader, to_device
+from orchestrator.runtime.task import Task
 
 
 def evaluate(
     task: Task,
     engine: Engine,
     agreement: Agreement,
-    dataset: Dataset,
+    loader: Loader,
+    shares: Sequence[tuple[Sequence[int], bool]],
     *,
-    batch: int,
-    data_rank: int,
-    data_size: int,
     counts: bool,
     device: torch.device,
 ) -> dict[str, float]:
-    """Metrics of a whole split; the same on every rank. `counts`: whether this rank speaks for its mesh cell."""
-    shares = split_evenly(len(dataset), batch, data_rank, data_size)
-    make: Callable[[int], object] = lambda k: make_batch(task, dataset, shares[k][0], device.type == "cuda")  # noqa: E731
+    """Metrics of a whole split; the same on every rank. `shares`: this rank's batches, and whether they count.
+
+    `counts`: whether this rank speaks for its mesh cell.
+    """
     sums: dict[str, float] = {}
     count = 0.0
     with engine.evaluating():
-        for (_, real), made in zip(shares, prefetch(make, range(len(shares))), strict=True):
+        for (_, real), made in zip(shares, loader.batches([samples for samples, _ in shares]), strict=True):
             moved = to_device(made, device)
             weight = float(real and counts)
             for name, value in task.metrics(engine.model, moved).items():

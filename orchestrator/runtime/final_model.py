@@ -23,12 +23,14 @@ FORMAT = 1
 
 
 def describe_model(task: Task, engine: Engine, dataset: Dataset, device: torch.device) -> dict[str, Any]:
-    """Names, types and shapes of the model's inputs and outputs, from one real item. All ranks take part."""
+    """What goes into the model and comes out, from one real item, and how items are prepared. All ranks take part."""
     batch = to_device(make_batch(task, dataset, [0], pin=False), device)
     inputs = task.inputs(batch)
     with engine.evaluating():
         outputs = engine.model(**inputs) if isinstance(inputs, dict) else engine.model(*_as_tuple(inputs))
-    return {"inputs": _tensor_specs(inputs, "input"), "outputs": _tensor_specs(outputs, "output")}
+    described = {"inputs": _tensor_specs(inputs, "input"), "outputs": _tensor_specs(outputs, "output")}
+    preprocessing = getattr(dataset, "preprocessing", None)
+    return described | ({"preprocessing": preprocessing} if preprocessing else {})
 
 
 def save_model(store: Store, model: WholeModel, plan: Plan, description: dict[str, Any]) -> None:

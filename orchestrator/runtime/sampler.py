@@ -25,12 +25,21 @@ class Sampler:
         self._epoch = -1
         self._order: list[int] = []
 
-    def window(self, step: int) -> list[list[int]]:
-        """Sample numbers of one optimizer step: one list per forward pass."""
+    @property
+    def accumulation(self) -> int:
+        """Forward passes per optimizer step."""
+        return self._row.accumulation
+
+    def positions(self, step: int) -> list[range]:
+        """Places in the stream that this rank computes in one optimizer step: one range per forward pass."""
         row = self._row
         stride = row.micro_batch * row.mesh.data
         starts = [step * row.batch + k * stride + self._rank * row.micro_batch for k in range(row.accumulation)]
-        return [[self._sample(position) for position in range(start, start + row.micro_batch)] for start in starts]
+        return [range(start, start + row.micro_batch) for start in starts]
+
+    def window(self, step: int) -> list[list[int]]:
+        """Sample numbers of one optimizer step: one list per forward pass."""
+        return [[self._sample(position) for position in positions] for positions in self.positions(step)]
 
     def _sample(self, position: int) -> int:
         epoch, index = divmod(position, self._size)

@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -50,6 +51,10 @@ class Task:
     def dataset(self, split: str) -> Dataset | None:
         """The items of `train`, `val` or `test`; None when there is no such split (train must be there)."""
         return self._data(split)
+
+    def augment(self, item: Any, chance: np.random.Generator) -> Any:
+        """A training item changed at random, by numbers drawn from `chance` alone: then every run draws the same."""
+        return item
 
     def collate(self, items: Sequence[Any]) -> Batch:
         """Make one batch of several items; the default stacks tensors, arrays and numbers."""

@@ -13,6 +13,7 @@ from orchestrator.config.schema import JobSpec
 from orchestrator.errors import ConfigError
 from orchestrator.plan import schedule
 from orchestrator.plan.types import Plan, Row
+from orchestrator.runtime import swapped
 from orchestrator.runtime.catalog import Progress, require, step_of
 from orchestrator.runtime.checkpoint import Checkpoints, Retention
 from orchestrator.runtime.collective import Agreement
@@ -40,7 +41,7 @@ def train(ctx: WorkerContext) -> None:
     device = pick_device(ctx.local_rank, plan.resources.gpus)
     check_precision(spec.precision.name, device)
     task: Task = targets.bind(plan.spec, project=Path(ctx.launch.project)).task()
-    with _watching_system(ctx, spec):
+    with _watching_system(ctx, spec), swapped.own_folder(row, ctx.launch, ctx.rank) as row:
         _train(ctx, plan, spec, row, task, device)
 
 
@@ -80,6 +81,7 @@ def _train(ctx: WorkerContext, plan: Plan, spec: JobSpec, row: Row, task: Task, 
             events.FINISHED, loop.progress.step, reason=reason, metrics=loop.metrics, best_step=loop.progress.best_step
         )
     finally:
+        loop.close()
         if parts.events:
             parts.events.close()
     parts.engine.close()

@@ -10,7 +10,7 @@ from orchestrator.config.load import load, show, spec_from_dict
 from orchestrator.errors import ConfigError
 
 ROOT = (
-    "accumulation, batch, checkpoint, cluster, data, job, mesh, micro_batch, model, optimizer, precision, schedule, "
+    "accumulation, batch, checkpoint, cluster, data, job, mesh, micro_batch, model, optimizer, precision, resilience, schedule, "
     "storage, strategy, tracking."
 )
 
@@ -48,7 +48,7 @@ COMMAND_LINE = [
     ("optimizer.betas=[a,b]", "optimizer.betas.0=a is not a number (on the command line: optimizer.betas=[a,b])."),
     ("optimizer.betas.0=0.3", "optimizer.betas is null, and has no parts to set (on the command line: optimizer.betas.0=0.3). Set it as a whole: optimizer.betas=..."),
     ("optimizer.name=adamx", "optimizer.name=adamx is not one of adamw, adam, sgd (on the command line: optimizer.name=adamx)."),
-    ("strategy.name=zero", "strategy.name=zero is not one of ddp, zero1, zero2, zero3, zero2_offload, zero3_offload, auto (on the command line: strategy.name=zero). Nearest: zero3, zero2, zero1."),
+    ("strategy.name=zero", "strategy.name=zero is not one of ddp, zero1, zero2, zero3, zero2_offload, zero3_offload, zero3_nvme, auto (on the command line: strategy.name=zero). Nearest: zero3, zero2, zero1."),
     ("job.monitor=3", "job.monitor=3 is not a group of settings (key: value) (on the command line: job.monitor=3)."),
     ("optimizer.lr=-1", "optimizer.lr=-1.0 is out of range: it must be greater than 0 (on the command line: optimizer.lr=-1)."),
     ("job.epochs=inf", "job.epochs=inf is out of range: it must be greater than 0 (on the command line: job.epochs=inf)."),

@@ -192,7 +192,7 @@ ARGUMENTS = [
     ("model", {"_target_": "mine.code:Net"}, "model.width is not set, and mine.code:Net needs it (in here). Set it: +model.width=..."),
     ("model", {"_target_": "mine.code:Net", "width": "abc"}, "model.width=abc is not a whole number (in here)."),
     ("model", {"_target_": "mine.code:Net", "width": True}, "model.width=true is not a whole number (in here)."),
-    ("model", {"_target_": "mine.code:Net", "width": 3, "name": None}, "model.name=null is not text (in here)."),
+    ("model", {"_target_": "mine.code:Net", "width": 3, "name": None}, "model.name=null is not text (in here). Set it: model.name=..."),
     ("model", {"_target_": "mine.code:Net", "width": 3, "act": {"_target_": "mine.code:Act", "slop": 1}}, "model.act.slop is not an argument of mine.code:Act (in here). Did you mean 'slope'?"),
     ("data", {"_target_": "mine.code:rows", "split": "val"}, "data.split is set by the run itself (in here). Leave it out."),
     ("data", {"_target_": "mine.code:unsplit"}, "data._target_=mine.code:unsplit has no parameter 'split' (in here). Give it one: def unsplit(split: str, ...)."),
