@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 # --- names inside a run's folder -------------------------------------------------------------------------------------
@@ -20,6 +21,8 @@ LEDGER = "tracking.json"
 """How much of the run MLflow has."""
 STOP = "stop"
 """Its presence asks the workers to save and end."""
+UNREADABLE = "unreadable.jsonl"
+"""Items of the data that could not be used, and why."""
 FAILURES = "failures"
 """One file per worker that ended with an exception."""
 RAY = "ray"
@@ -51,6 +54,11 @@ def pins() -> Path | None:
     installed = Path(__file__).parent / "_constraints.txt"
     file = installed if installed.is_file() else Path(__file__).parent.parent / "constraints.txt"
     return file if file.is_file() else None
+
+
+def own_home() -> Path:
+    """The folder for what belongs to a person and no project: the clusters they started."""
+    return Path(os.environ.get("ORCHESTRATOR_HOME") or "~/.orchestrator").expanduser().absolute()
 
 
 def project_dir() -> Path:

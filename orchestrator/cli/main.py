@@ -20,15 +20,24 @@ from orchestrator.errors import OrchestratorError, did_you_mean
 
 VERBS = {
     "plan": ("orchestrator.cli.plan:plan", "Show exactly what would run, without running it."),
+    "preprocess": ("orchestrator.cli.preprocess:preprocess", "Prepare a job's data, for all runs to come."),
     "train": ("orchestrator.cli.train:train", "Plan a job and run it here."),
     "resume": ("orchestrator.cli.train:resume", "Go on with a run from its newest checkpoint."),
     "runs": ("orchestrator.cli.runs:runs", "List runs; look into one of them."),
+    "export": ("orchestrator.cli.export:export", "Write a run's model as one file, from any checkpoint."),
     "ui": ("orchestrator.cli.ui:ui", "Open MLflow's page on the recorded runs."),
+    "up": ("orchestrator.cli.up:up", "Start Ray and an MLflow server on this machine, to stay."),
+    "down": ("orchestrator.cli.up:down", "End what `up` started."),
+    "status": ("orchestrator.cli.up:status", "Show what `up` started."),
+    "cluster": ("orchestrator.cli.cluster:cluster", "Start, look at and end a cluster of several machines."),
     "init": ("orchestrator.cli.init:init", "Start a project of your own: a Task, its config and a test."),
     "doctor": ("orchestrator.cli.doctor:doctor", "Check what this machine has and lacks for training."),
     "completion": ("orchestrator.cli.completion:completion", "Print the script that completes commands in your shell."),
 }
 """Where each verb lives, and its line in the help."""
+
+USE_CLUSTER = frozenset({"plan", "preprocess", "train", "resume", "runs", "ui", "doctor", "cluster check"})
+"""Commands that find the cluster which was started on this machine."""
 
 BUG = 4
 STOPPED = 130
@@ -111,6 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if f"_{_program()}_COMPLETE".upper() in os.environ:
         importlib.import_module("orchestrator.cli.completion")  # registers our bash completion with click
     try:
+        _find_cluster(args)
         code = cli.main(args, prog_name=_program(), standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
@@ -126,6 +136,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _report(error, error.format_message(), _usage_hint(error, args), error.exit_code, args)
     except Exception as error:  # noqa: BLE001  the process boundary: a bug is told as a bug, with its traceback kept
         return _report(error, *_bug(error, args), BUG, args)
+
+
+def _find_cluster(args: Sequence[str]) -> None:
+    """Let a verb use the cluster of this machine. Where there never was one, this costs nothing."""
+    from orchestrator import paths
+
+    words = [arg for arg in args if not arg.startswith("-")]
+    if USE_CLUSTER & {" ".join(words[:1]), " ".join(words[:2])} and paths.own_home().is_dir():
+        from orchestrator.cluster import here
+
+        here.adopt(os.environ)
 
 
 def _program() -> str:

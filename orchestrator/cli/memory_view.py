@@ -16,6 +16,7 @@ KINDS = {
     "batches": "data",
     "communication": "buckets, gathering",
     "update": "optimizer's step",
+    "saving": "copy that is saved",
     "start": "building the model",
 }
 

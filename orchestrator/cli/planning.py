@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from orchestrator.plan.inventory import Inventory
     from orchestrator.plan.types import Plan
 
-UNCHECKED = "The code the config names was not checked: torch is not installed here."
-
 
 def make_plan(config: ConfigArgs, *, check_code: bool = True, cluster_file: str | None = None) -> Plan:
     """Compose the config, look at the machine or cluster, and plan. With `check_code` the named code is imported.
@@ -55,9 +53,10 @@ def make_plan(config: ConfigArgs, *, check_code: bool = True, cluster_file: str 
     if not check_code:
         return plan
     plan = check_targets(plan, loaded.origins.where)
-    profile = profile_of(plan, loaded.spec)
+    profile, told = profile_of(plan, loaded.spec)
 
     def with_memory(plan: Plan, spec: JobSpec) -> Plan:
+        plan = dataclasses.replace(plan, notes=(*plan.notes, told)) if told else plan
         return budget.with_memory(plan, spec, profile, there) if profile else plan
 
     if not left_open:
@@ -86,9 +85,9 @@ def _shared(path: str) -> bool:
 
 
 def check_targets(plan: Plan, where: Callable[[str], str] = lambda key: "") -> Plan:
-    """Refuse a Task, model or data that does not exist or does not take the config's arguments."""
+    """Refuse a Task, model or data that does not exist or does not take the arguments given, where there is torch."""
     if importlib.util.find_spec("torch") is None:
-        return dataclasses.replace(plan, notes=(*plan.notes, UNCHECKED))
+        return plan
     from orchestrator.config import targets
 
     targets.bind(plan.spec, project=paths.project_dir(), where=where)

@@ -136,8 +136,9 @@ def render_summary(summary: dict[str, Any], commands: list[str], stream: TextIO)
         if not name.startswith(("system/", "train/"))
     )
     run = summary["run"]
+    attempts = f", in {summary['attempts']} attempts" if summary["attempts"] > 1 else ""
     lines = [
-        f"run {run} {summary['status']} after {summary['steps']} steps in {summary['seconds']:.0f} s",
+        f"run {run} {summary['status']} after {summary['steps']} steps in {summary['seconds']:.0f} s{attempts}",
         f"  metrics      {metrics}" if metrics else "",
         f"  folder       {summary['folder']}",
         f"  checkpoint   {summary['checkpoint']}" if summary["checkpoint"] else "",

@@ -13,8 +13,9 @@ import click
 from orchestrator import paths
 from orchestrator.errors import OrchestratorError
 from orchestrator.plan.types import Plan
+from orchestrator.resilience.failures import Record, by_weight
 from orchestrator.tracking import events, params
-from orchestrator.tracking.runs import RunRecord, Status
+from orchestrator.tracking.runs import Attempt, RunRecord, Status
 from orchestrator.tracking.store import resolve_uri
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -44,10 +45,14 @@ class RunReport:
         return params.flatten(self.plan.spec) if self.plan else {}
 
     @cached_property
+    def _events(self) -> list[events.Event]:
+        return events.EventReader(self.record.store).poll()
+
+    @cached_property
     def curves(self) -> dict[str, list[tuple[int, float]]]:
         """Every metric's values by step, from the events of all attempts; the hardware's are left out."""
         found: dict[str, dict[int, float]] = {}
-        for event in events.EventReader(self.record.store).poll():
+        for event in self._events:
             if event.kind == events.METRICS:
                 for name, value in event.data.get("metrics", {}).items():
                     if not name.startswith("system/"):
@@ -138,15 +143,14 @@ class RunReport:
             return "min"
         return "max" if words & set(LARGER_IS_BETTER) else None
 
-    def failures(self) -> list[dict[str, Any]]:
-        """What workers left of the last attempt, the earliest first: it is the cause, the rest follow from it."""
+    def failures(self) -> list[Record]:
+        """What workers left of the last attempt, the cause first."""
         if not self.record.attempts:
             return []
         prefix = f"attempt-{self.record.attempts[-1].number}-"
         store = self.record.store
         names = [name for name in store.list(paths.FAILURES) if name.startswith(prefix)]
-        found = [json.loads(store.read(f"{paths.FAILURES}/{name}")) for name in names]
-        return sorted(found, key=lambda failure: float(failure.get("time", 0)))
+        return by_weight(json.loads(store.read(f"{paths.FAILURES}/{name}")) for name in names)
 
     def summary(self) -> dict[str, Any]:
         """What the list says of it, as data."""
@@ -171,18 +175,25 @@ class RunReport:
             "metrics": self.results,
             "params": self.params,
             "failures": self.failures(),
+            "restarts": [{"time": event.time, "attempt": event.attempt, **event.data} for event in self.restarts],
             "lacking": self.lacking,
             "next": self.next_commands(),
         }
 
     def attempt_lines(self) -> list[str]:
-        """One line for each attempt."""
-        return [
-            f"  {attempt.number}  {attempt.status.value:<9} {workers(attempt.world_size)}"
-            f"  {ago(attempt.ended - attempt.started) if attempt.ended else ''}"
-            f"  {attempt.error.splitlines()[0] if attempt.error else ''}".rstrip()
-            for attempt in self.record.attempts
-        ]
+        """One line for each attempt, and one above it for why the driver began it."""
+        told = {event.attempt: str(event.data["message"]) for event in self.restarts}
+        lines = []
+        for attempt in self.record.attempts:
+            if attempt.reason:
+                lines.append(f"     {told.get(attempt.number, attempt.reason)}")
+            lines.append(_attempt_line(attempt))
+        return lines
+
+    @cached_property
+    def restarts(self) -> list[events.Event]:
+        """Each time that the driver began a further attempt by itself."""
+        return [event for event in self._events if event.kind == events.RESTART]
 
     def history_lines(self) -> list[str]:
         """The course of the most telling metrics, each in one line."""
@@ -243,6 +254,13 @@ class RunReport:
         if not paths.is_url(storage) and resolve_uri(None, storage).shown == record.tracking_uri:
             return [f"orchestrator ui{record.storage_flag}"]
         return [f"orchestrator ui --uri {shlex.quote(record.tracking_uri)}"]
+
+
+def _attempt_line(attempt: Attempt) -> str:
+    steps = "" if attempt.first_step is None else f"  steps {attempt.first_step} to {attempt.last_step}"
+    took = f"  {ago(attempt.ended - attempt.started)}" if attempt.ended else ""
+    error = f"  {attempt.error.splitlines()[0]}" if attempt.error else ""
+    return f"  {attempt.number}  {attempt.status.value:<9} {workers(attempt.world_size):<9}{steps}{took}{error}"
 
 
 def sparkline(values: list[float]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -102,6 +103,15 @@ def read_plan(file: str) -> Plan:
     return Plan.from_json(text, file)
 
 
+def _unused_cluster(plan: Plan) -> str:
+    from orchestrator.cluster import here
+    from orchestrator.config.load import spec_from_dict
+    from orchestrator.config.schema import LauncherName
+
+    cluster = spec_from_dict(plan.spec).cluster
+    return here.unused(cluster.address, os.environ) if cluster.launcher is LauncherName.ray else ""
+
+
 def _carry_out(record: RunRecord, plan: Plan, *, as_json: bool, verbose: bool) -> None:
     """Run one attempt, shown on stderr; the summary goes to stdout."""
     from orchestrator.cli.progress import make_view, render_summary
@@ -111,13 +121,13 @@ def _carry_out(record: RunRecord, plan: Plan, *, as_json: bool, verbose: bool) -
 
     view = make_view(sys.stderr)
     try:
-        for note in plan.notes:
+        for note in filter(None, (*plan.notes, _unused_cluster(plan))):
             view.say(f"note: {note}")
         view.say(f"run {record.id} in {record.root}")
         driver.carry_out(record, plan, spec_from_dict(plan.spec), view, follow_logs=verbose)
     finally:
         view.close()
-    summary = driver.summary(record)
+    summary = record.summary()
     if as_json:
         click.echo(json.dumps(summary, indent=2))
     else:

@@ -21,28 +21,30 @@ EXAMPLE = f'provider: {{{OWN_KEY}: {{"{EVERY}": {{CPU: 16, GPU: 4, memory: 64GiB
 
 def of_file(file: Path) -> Inventory:
     """Every node there can be, up to max_workers, with nothing of it taken."""
-    config = _load(file)
-    provider = _mapping(file, config.get("provider"), "provider")
+    config = load(file)
+    provider = mapping(file, config.get("provider"), "provider")
     if provider.get("type") == "local":
         return _of_machines(file, provider)
     return Inventory(nodes=tuple(_of_types(file, config)))
 
 
-def _load(file: Path) -> dict[str, Any]:
+def load(file: Path) -> dict[str, Any]:
+    """What a cluster.yaml says, as plain data."""
     try:
         config = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise ConfigError(
-            f"--cluster {file} cannot be read: {reason}.", "Name a file in the format of Ray's cluster launcher."
+            f"{file} cannot be read: {reason}.", "Name a file in the format of Ray's cluster launcher."
         ) from error
     except yaml.YAMLError as error:
         told = " ".join(str(error).split())
-        raise ConfigError(f"--cluster {file} is not YAML: {told}.", "Mend it, or leave out --cluster.") from error
-    return _mapping(file, config, "the file")
+        raise ConfigError(f"{file} is not YAML: {told}.", "Mend it there.") from error
+    return mapping(file, config, "the file")
 
 
-def _mapping(file: Path, value: object, what: str) -> dict[str, Any]:
+def mapping(file: Path, value: object, what: str) -> dict[str, Any]:
+    """A part of the file that has keys."""
     if isinstance(value, dict):
         return value
     raise ConfigError(
@@ -55,7 +57,7 @@ def _of_machines(file: Path, provider: dict[str, Any]) -> Inventory:
     machines = [str(address) for address in (provider.get("head_ip"), *(provider.get("worker_ips") or ())) if address]
     if not machines:
         raise ConfigError(f"{file}: provider names no machines.", "Set provider.head_ip and provider.worker_ips.")
-    told = _mapping(file, provider.get(OWN_KEY) or {}, f"provider.{OWN_KEY}")
+    told = mapping(file, provider.get(OWN_KEY) or {}, f"provider.{OWN_KEY}")
     stray = sorted(str(name) for name in told.keys() - {*machines, EVERY})
     if stray:
         raise ConfigError(
@@ -68,7 +70,7 @@ def _of_machines(file: Path, provider: dict[str, Any]) -> Inventory:
     nodes = []
     for address in machines:
         has = told.get(address, told.get(EVERY))
-        nodes.append(_node(address, _mapping(file, has, f"provider.{OWN_KEY} of {address}"), {}, file))
+        nodes.append(_node(address, mapping(file, has, f"provider.{OWN_KEY} of {address}"), {}, file))
     return Inventory(nodes=tuple(nodes))
 
 
@@ -77,7 +79,7 @@ def _of_types(file: Path, config: dict[str, Any]) -> Iterator[Node]:
 
     The limit on all types together is left to Ray's autoscaler: which of them it spends it on depends on the gang.
     """
-    types = _mapping(file, config.get("available_node_types"), "available_node_types")
+    types = mapping(file, config.get("available_node_types"), "available_node_types")
     head = config.get("head_node_type")
     if head not in types:
         raise ConfigError(
@@ -87,7 +89,7 @@ def _of_types(file: Path, config: dict[str, Any]) -> Iterator[Node]:
     # 2 is Ray's own default.
     most = _number(file, config.get("max_workers", 2), "max_workers")
     for name, kind in types.items():
-        wanted = _mapping(file, kind, f"available_node_types.{name}")
+        wanted = mapping(file, kind, f"available_node_types.{name}")
         own = wanted.get("max_workers", 0 if name == head else most)
         for number in range(1, min(most, _number(file, own, f"{name}.max_workers")) + 1):
             yield _of_type(file, f"{name}-{number}", name, wanted)
@@ -95,9 +97,9 @@ def _of_types(file: Path, config: dict[str, Any]) -> Iterator[Node]:
 
 def _of_type(file: Path, name: str, kind: str, settings: dict[str, Any]) -> Node:
     where = f"available_node_types.{kind}"
-    settings = _mapping(file, settings, where)
-    resources = _mapping(file, settings.get("resources") or {}, f"{where}.resources")
-    labels = _mapping(file, settings.get("labels") or {}, f"{where}.labels")
+    settings = mapping(file, settings, where)
+    resources = mapping(file, settings.get("resources") or {}, f"{where}.resources")
+    labels = mapping(file, settings.get("labels") or {}, f"{where}.labels")
     if not resources:
         raise ConfigError(
             f"{file}: {where} does not say what its nodes have.", f"Set {where}.resources, as {{CPU: 16, GPU: 4}}."

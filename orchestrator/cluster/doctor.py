@@ -17,7 +17,7 @@ from enum import Enum
 from pathlib import Path
 
 from orchestrator import paths
-from orchestrator.cluster import probes
+from orchestrator.cluster import here, probes
 from orchestrator.cluster.probes import Answer
 from orchestrator.errors import ConfigError, OrchestratorError
 
@@ -89,6 +89,8 @@ def _machine(storage: str, env: Mapping[str, str]) -> list[Finding]:
 
 
 def _network(env: Mapping[str, str]) -> list[Finding]:
+    if env.get(here.CHOICE):
+        return [hostname(socket.gethostname()), cluster_here(env)]
     return [
         hostname(socket.gethostname()),
         port("Ray's port", 6379, "A Ray head runs here already; set cluster.address=auto to use it."),
@@ -280,6 +282,11 @@ def port(name: str, number: int, mend: str) -> Finding:
         probe.settimeout(1)
         taken = probe.connect_ex(("127.0.0.1", number)) == 0
     return _warning(name, f"{number} is taken", mend) if taken else _ok(name, f"{number} is free")
+
+
+def cluster_here(env: Mapping[str, str]) -> Finding:
+    """The cluster that `orchestrator up` started on this machine, or that this machine is a node of."""
+    return _ok("cluster", f"{env[here.CHOICE]} at {env.get('RAY_ADDRESS', '')}; use it with cluster=existing")
 
 
 def ray_address(value: str | None) -> Finding:

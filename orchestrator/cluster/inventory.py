@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from orchestrator.cluster import ray_nodes
+from orchestrator.cluster import async_io, ray_nodes
 from orchestrator.cluster.address import HINT, check_answers
 from orchestrator.config.schema import JobSpec, LauncherName
 from orchestrator.environment import TELEMETRY_OFF
@@ -82,6 +82,7 @@ def this_machine() -> Inventory:
         memory=allowed_memory(psutil.virtual_memory().total, [_read(folder / "memory.max") for folder in limits]),
         gpus=visible_gpus(nvidia_smi(), os.environ.get("CUDA_VISIBLE_DEVICES")),
         fast_bf16=has_fast_bf16(_read(Path("/proc/cpuinfo"))),
+        nvme_lacks=async_io.lacking(),
     )
     return Inventory(nodes=(node,))
 

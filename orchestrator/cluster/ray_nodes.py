@@ -11,7 +11,7 @@ import json
 import logging
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from orchestrator.plan.inventory import Free, Gpu, Inventory, Node
@@ -34,14 +34,16 @@ def live() -> Inventory:
 def read(nodes: list[dict[str, Any]], available: Mapping[str, Mapping[str, float]]) -> Inventory:
     """Make an inventory of what Ray says of its nodes and of what they have available."""
     alive = [node for node in nodes if node["Alive"]]
-    names = Counter(_name(node) for node in alive)
-    found = []
-    for node in alive:
-        name = _name(node)
-        # Several raylets on one host, as in tests, have the same name.
-        unique = name if names[name] == 1 else f"{name}#{node['NodeID'][:6]}"
-        found.append(_node(node, unique, available.get(node["NodeID"], {})))
+    called = names(alive)
+    found = [_node(node, called[node["NodeID"]], available.get(node["NodeID"], {})) for node in alive]
     return Inventory(nodes=tuple(sorted(found, key=lambda node: node.name)))
+
+
+def names(nodes: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """A name for each node, by its id. Several raylets on one host, as in tests, would have the same."""
+    count = Counter(_name(node) for node in nodes)
+    called = {node["NodeID"]: _name(node) for node in nodes}
+    return {id: name if count[name] == 1 else f"{name}#{id[:6]}" for id, name in called.items()}
 
 
 def _name(node: Mapping[str, Any]) -> str:

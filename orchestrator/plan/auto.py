@@ -14,6 +14,7 @@ from typing import Any
 from orchestrator.config.schema import AUTO, JobSpec, StrategyName
 from orchestrator.config.units import show_bytes
 from orchestrator.errors import MachineError, OrchestratorError, PlanError
+from orchestrator.plan.memory_types import Memory
 from orchestrator.plan.types import Choice, Plan
 
 COST: Mapping[StrategyName, float] = {
@@ -23,6 +24,7 @@ COST: Mapping[StrategyName, float] = {
     StrategyName.zero3: 1.7,
     StrategyName.zero2_offload: 3.0,
     StrategyName.zero3_offload: 4.0,
+    StrategyName.zero3_nvme: 8.0,
 }
 """Time of a step under each strategy, relative to ddp: what more communication and host transfers cost."""
 PASS_COST = 0.05
@@ -48,29 +50,25 @@ def is_wanted(spec: JobSpec) -> bool:
 
 def start(resolved: dict[str, Any], spec: JobSpec, plan_for: PlanFor) -> Plan:
     """A plan to begin with: the cheapest strategy that can be combined with the rest, in as few passes as can be."""
-    refused: OrchestratorError | None = None
+    micro = None if spec.micro_batch == AUTO else spec.micro_batch
+    refusals: list[OrchestratorError] = []
     for strategy in _strategies(spec):
         try:
-            return plan_for(
-                *_explicit(resolved, spec, strategy, None if spec.micro_batch == AUTO else spec.micro_batch)
-            )
+            return plan_for(*_explicit(resolved, spec, strategy, micro))
         except OrchestratorError as error:
-            refused = refused or error
-    raise refused or AssertionError
+            refusals.append(error)
+    raise refusals[0]
 
 
 def choose(resolved: dict[str, Any], spec: JobSpec, plan_for: PlanFor) -> Plan:
     """The plan of the cheapest candidate that fits; its `choices` hold the best of each strategy, and the reasons."""
     micros = list(_micro_batches(spec, start(resolved, spec, plan_for)))
     best = [_best_of(strategy, micros, resolved, spec, plan_for) for strategy in _strategies(spec)]
-    fitting = [candidate for candidate in best if candidate.plan]
+    fitting = [(candidate.choice, candidate.plan) for candidate in best if candidate.plan]
     if not fitting:
         raise _nothing_fits([candidate.choice for candidate in best])
-    chosen = min(fitting, key=lambda candidate: candidate.choice.cost)
-    choices = tuple(_judged(candidate, chosen) for candidate in best)
-    if chosen.plan is None:
-        raise AssertionError
-    return dataclasses.replace(chosen.plan, choices=choices)
+    chosen, plan = min(fitting, key=lambda fits: fits[0].cost)
+    return dataclasses.replace(plan, choices=tuple(_judged(candidate, chosen) for candidate in best))
 
 
 def _strategies(spec: JobSpec) -> list[StrategyName]:
@@ -102,8 +100,9 @@ def _best_of(
             plan = plan_for(*_explicit(resolved, spec, strategy, micro))
         except OrchestratorError as error:
             return _Candidate(choice=Choice(strategy=strategy.value, cost=COST[strategy], verdict=error.message))
-        lack = _lack(plan)
-        tried = _Candidate(choice=_choice(strategy, plan, lack), plan=None if lack else plan)
+        memory = _memory(plan)
+        lack = _lack(memory)
+        tried = _Candidate(choice=_choice(strategy, plan, memory, lack), plan=None if lack else plan)
         if tried.plan:
             break
     if tried is None:
@@ -111,29 +110,31 @@ def _best_of(
     return tried
 
 
-def _choice(strategy: StrategyName, plan: Plan, lack: str) -> Choice:
+def _choice(strategy: StrategyName, plan: Plan, memory: Memory, lack: str) -> Choice:
     row = plan.preferred
-    if row.memory is None:
-        raise AssertionError
     return Choice(
         strategy=strategy.value,
         micro_batch=row.micro_batch,
         accumulation=row.accumulation,
         cost=round(COST[strategy] * (1 + PASS_COST * (row.accumulation - 1)), 3),
-        device=row.memory.device.peak,
-        host=row.memory.host.peak,
+        device=memory.device.peak,
+        host=memory.host.peak,
         verdict=lack,
     )
 
 
-def _lack(plan: Plan) -> str:
-    """What there is too little of; empty when all fits, as far as is known."""
-    memory = plan.preferred.memory
-    if memory is None:
+def _memory(plan: Plan) -> Memory:
+    if plan.preferred.memory is None:
         raise MachineError(
             "Nothing can be chosen automatically, because the model's memory is not known.",
-            "Name a strategy (strategy=zero2) and a micro_batch, or plan where torch is installed.",
+            "Name a strategy (strategy=zero2) and a micro_batch; or plan where torch is installed, or for a cluster "
+            "(cluster.address=...), which then measures the model.",
         )
+    return plan.preferred.memory
+
+
+def _lack(memory: Memory) -> str:
+    """What there is too little of; empty when all fits, as far as is known."""
     places = (("GPU", memory.device.peak, memory.limits.device), ("host", memory.host.peak, memory.limits.host))
     for where, needed, there in places:
         if there and needed > there * USABLE:
@@ -141,11 +142,11 @@ def _lack(plan: Plan) -> str:
     return ""
 
 
-def _judged(candidate: _Candidate, chosen: _Candidate) -> Choice:
-    if candidate is chosen:
+def _judged(candidate: _Candidate, chosen: Choice) -> Choice:
+    if candidate.choice is chosen:
         return dataclasses.replace(candidate.choice, verdict="chosen")
     if candidate.plan:
-        times = candidate.choice.cost / chosen.choice.cost
+        times = candidate.choice.cost / chosen.cost
         return dataclasses.replace(candidate.choice, verdict=f"fits, about {times:.1f} times slower")
     return candidate.choice
 

@@ -130,10 +130,8 @@ def _arrange_one(asked: _Asked, world: int) -> Arrangement:
             f"cluster.workers={world} cannot be arranged: {uneven}.", f"Nearest worker counts: {_join(near)}."
         )
     data = world // asked.model_parallel
-    batch, micro, accumulation = asked.batch, asked.micro_batch, asked.accumulation
-    if batch is None:
-        assert micro is not None  # by _require_enough
-        return _arrangement(asked, data, micro, accumulation or 1)
+    micro, accumulation = asked.micro_batch, asked.accumulation
+    batch = asked.batch or (micro or 1) * (accumulation or 1) * data
     if micro is not None and accumulation is not None:
         _require_product(asked, batch, micro, accumulation, data)
         return _arrangement(asked, data, micro, accumulation)

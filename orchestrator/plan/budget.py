@@ -6,7 +6,7 @@ import dataclasses
 
 from orchestrator.config.schema import EXPLICIT_STRATEGIES, JobSpec, StrategyName
 from orchestrator.config.units import show_bytes
-from orchestrator.plan import deepspeed, memory
+from orchestrator.plan import deepspeed, memory, tensor_layout
 from orchestrator.plan.batch import Arrangement
 from orchestrator.plan.inventory import Inventory
 from orchestrator.plan.memory_types import Limits, Memory
@@ -15,31 +15,34 @@ from orchestrator.plan.types import Plan, Row
 
 
 def with_memory(plan: Plan, spec: JobSpec, profile: ModelProfile, inventory: Inventory) -> Plan:
-    """The plan with every row's memory, and notes about what does not fit or is not known."""
+    """The plan with every row's memory, and notes about what does not fit or is not known.
+
+    Refuses a model that the plan's mesh cannot share out.
+    """
     if not profile.parameters:
         return dataclasses.replace(plan, notes=(*plan.notes, *profile.notes))
+    tensor = plan.preferred.mesh.tensor
+    if tensor > 1:
+        tensor_layout.check(profile, plan.preferred.deepspeed.get("tensor_parallel", {}), tensor)
     on_gpu = plan.resources.gpus > 0
     limits = limits_of(plan, inventory)
-    rows = tuple(
-        dataclasses.replace(
-            row,
-            memory=dataclasses.replace(memory.estimate(profile, spec, row, on_gpu=on_gpu), limits=limits),
-        )
-        for row in plan.rows
-    )
-    planned = rows[-1].memory
-    assert planned is not None
-    notes = [*planned.notes, *_misfits(planned, profile, spec, rows[-1], on_gpu=on_gpu)]
+    needed = [
+        dataclasses.replace(memory.estimate(profile, spec, row, on_gpu=on_gpu), limits=limits) for row in plan.rows
+    ]
+    rows = tuple(dataclasses.replace(row, memory=each) for row, each in zip(plan.rows, needed, strict=True))
+    notes = [*needed[-1].notes, *_misfits(needed[-1], profile, spec, rows[-1], on_gpu=on_gpu)]
     return dataclasses.replace(plan, rows=rows, notes=(*plan.notes, *notes))
 
 
 def alternatives(profile: ModelProfile, spec: JobSpec, row: Row, *, on_gpu: bool) -> dict[StrategyName, Memory]:
-    """What a row's workers would need under every strategy, with the person's other settings."""
+    """What a row's workers would need under every strategy that goes together with the mesh, and has a disk to use."""
     factors = Arrangement(mesh=row.mesh, batch=row.batch, micro_batch=row.micro_batch, accumulation=row.accumulation)
+    cut = {key: row.deepspeed[key] for key in ("tensor_parallel",) if key in row.deepspeed}
     needed: dict[StrategyName, Memory] = {}
-    for name in EXPLICIT_STRATEGIES:
+    able = deepspeed.SHARES_LAYERS if cut else EXPLICIT_STRATEGIES
+    for name in able if spec.strategy.nvme_path else [name for name in able if name is not StrategyName.zero3_nvme]:
         other = dataclasses.replace(spec, strategy=dataclasses.replace(spec.strategy, name=name))
-        config = deepspeed.config(other, factors, on_gpu=on_gpu)
+        config = deepspeed.config(other, factors, on_gpu=on_gpu) | cut
         needed[name] = memory.estimate(profile, other, dataclasses.replace(row, deepspeed=config), on_gpu=on_gpu)
     return needed
 

@@ -14,9 +14,14 @@ STAGES = {
     StrategyName.zero3: 3,
     StrategyName.zero2_offload: 2,
     StrategyName.zero3_offload: 3,
+    StrategyName.zero3_nvme: 3,
 }
-OFFLOADS_OPTIMIZER = (StrategyName.zero2_offload, StrategyName.zero3_offload)
-OFFLOADS_PARAMETERS = (StrategyName.zero3_offload,)
+OFFLOADS_OPTIMIZER = (StrategyName.zero2_offload, StrategyName.zero3_offload, StrategyName.zero3_nvme)
+OFFLOADS_PARAMETERS = (StrategyName.zero3_offload, StrategyName.zero3_nvme)
+NVME_BUFFERS = 4
+"""Through which states go to the disk and back: a group's masters, both moments of Adam and its gradients."""
+NVME_GROUP = 100_000_000
+"""Numbers that are brought in and stepped at once; four buffers of so many are taken of the host's memory."""
 SHARES_LAYERS = (StrategyName.ddp, StrategyName.zero1, StrategyName.zero2)
 """Strategies that go together with mesh.tensor."""
 
@@ -111,4 +116,9 @@ def _zero(spec: JobSpec, *, on_gpu: bool) -> dict[str, Any]:
         zero["offload_optimizer"] = dict(offload)
     if strategy.name in OFFLOADS_PARAMETERS:
         zero["offload_param"] = dict(offload)
+    if strategy.name is StrategyName.zero3_nvme:
+        # Parameters stay in host memory: DeepSpeed 0.19 takes all parameters on a disk for bf16.
+        files = {"device": "nvme", "nvme_path": strategy.nvme_path, "buffer_count": NVME_BUFFERS}
+        zero["offload_optimizer"] = {**offload, **files}
+        zero["sub_group_size"] = NVME_GROUP
     return zero

@@ -152,7 +152,9 @@ def _literal(value: Any) -> str:
     return str(value).replace(" ", "")
 
 
-_OFFLOAD_ADVICE = "Set strategy=zero2_offload or strategy=zero3_offload (to CPU memory), or delete the key."
+_OFFLOAD_ADVICE = (
+    "Set strategy=zero2_offload or zero3_offload (to CPU memory) or zero3_nvme (to a disk), or delete the key."
+)
 _NO_CLIP = ((0, "null"),)
 
 OWNED = {
@@ -163,6 +165,7 @@ OWNED = {
     "zero_optimization.stage": Owned("strategy", 0, ((0, "ddp"), (1, "zero1"), (2, "zero2"), (3, "zero3"))),
     "zero_optimization.offload_optimizer.device": Owned("strategy", "none", advice=_OFFLOAD_ADVICE),
     "zero_optimization.offload_param.device": Owned("strategy", "none", advice=_OFFLOAD_ADVICE),
+    "zero_optimization.offload_optimizer.nvme_path": Owned("strategy.nvme_path"),
     "bf16.enabled": Owned("precision", False, ((True, "bf16"), (False, "fp32"))),
     "fp16.enabled": Owned("precision", False, ((True, "fp16"), (False, "fp32"))),
     "fp16.initial_scale_power": Owned("precision.initial_scale_power"),

@@ -43,6 +43,7 @@ def try_place(
         style=cluster.placement,
         gpu_type=cluster.gpu_type,
         labels=cluster.labels,
+        together=spec.mesh.tensor,
     )
 
 

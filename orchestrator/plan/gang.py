@@ -26,11 +26,18 @@ class Gang:
     style: PlacementName = PlacementName.pack
     gpu_type: str | None = None
     labels: dict[str, str] = field(default_factory=dict)
+    together: int = 1
+    """Neighbouring workers that must be on one node: those that share layers, which talk in every one of them."""
+
+    @property
+    def groups(self) -> int:
+        """Of workers that must be together."""
+        return self.workers // self.together
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Room:
-    """How many of a gang's workers a node can take."""
+    """How many of a gang's workers a node can take, in whole groups."""
 
     node: Node
     workers: int
@@ -87,10 +94,10 @@ def _whole(number: float) -> int:
 
 def _rooms(gang: Gang, inventory: Inventory, *, now: bool) -> list[Room]:
     """Every eligible node, the roomiest first, equal ones by name."""
-    rooms = [
-        Room(node=node, workers=holds(gang.resources, node.now if now else node.all))
-        for node in eligible(gang, inventory)
-    ]
+    rooms = []
+    for node in eligible(gang, inventory):
+        held = holds(gang.resources, node.now if now else node.all)
+        rooms.append(Room(node=node, workers=held - held % gang.together))
     return sorted(rooms, key=lambda room: (-room.workers, room.node.name))
 
 
@@ -113,10 +120,10 @@ def _pack(gang: Gang, rooms: Sequence[Room]) -> tuple[Spot, ...] | None:
 
 
 def _spread(gang: Gang, rooms: Sequence[Room]) -> tuple[Spot, ...] | None:
-    """The same number on each of `nodes` nodes, or one more on the roomiest."""
-    nodes = min(gang.nodes, gang.workers)
-    each, more = divmod(gang.workers, nodes)
-    shares = [each + 1] * more + [each] * (nodes - more)
+    """The same number of groups on each of `nodes` nodes, or one more on the roomiest."""
+    nodes = min(gang.nodes, gang.groups)
+    each, more = divmod(gang.groups, nodes)
+    shares = [gang.together * groups for groups in [each + 1] * more + [each] * (nodes - more)]
     if len(rooms) < nodes or any(room.workers < share for room, share in zip(rooms, shares, strict=False)):
         return None
     return _by_name(_spot(room, share) for room, share in zip(rooms, shares, strict=False))

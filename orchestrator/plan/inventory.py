@@ -44,6 +44,8 @@ class Node:
     """What is free of it now; None: all of it, or nobody knows better."""
     id: str = ""
     """Ray's id of a live node."""
+    nvme_lacks: tuple[str, ...] | None = None
+    """What is missing on it to compile DeepSpeed's way to a disk (zero3_nvme); None: not known."""
 
     @property
     def gpu_kind(self) -> str:

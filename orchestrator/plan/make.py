@@ -41,6 +41,7 @@ def make(
     usable = fit.usable(spec, inventory)
     resources = _resources(spec, usable)
     _check_precision(spec, usable, resources)
+    _check_nvme(spec, usable)
     arrangements = batch.arrange(spec, fit.beyond(spec, inventory, resources))
     largest = arrangements.admissible[-1].mesh.world_size
     placed = fit.require_place(spec, inventory, resources, largest)
@@ -121,6 +122,7 @@ def check(spec: JobSpec, *, shared_storage: bool, tracking_uri: str | None = Non
     """Refuse what the config alone shows to be wrong, so that no cluster has to be asked first."""
     _check_length(spec)
     _check_mesh(spec)
+    _check_nvme_path(spec)
     _check_launcher(spec)
     _check_nodes(spec, shared_storage=shared_storage, tracking_uri=spec.tracking.uri or tracking_uri)
     _check_tracking(spec, tracking_uri)
@@ -153,7 +155,7 @@ def _check_mesh(spec: JobSpec) -> None:
             f"mesh.pipeline={pipeline} is not supported yet.",
             "Set mesh.pipeline=1; to spread one model over workers, mesh.tensor=2.",
         )
-    if tensor != 1 and strategy not in deepspeed.SHARES_LAYERS:
+    if tensor != 1 and strategy not in (*deepspeed.SHARES_LAYERS, StrategyName.auto):
         fitting = ", ".join(f"strategy={name.value}" for name in deepspeed.SHARES_LAYERS)
         raise PlanError(
             f"mesh.tensor={tensor} does not go together with strategy={strategy.value}.",
@@ -164,6 +166,16 @@ def _check_mesh(spec: JobSpec) -> None:
             f"mesh.tensor={tensor} with strategy=ddp needs precision=fp32: in {spec.precision.name.value}, DeepSpeed "
             "takes each worker's part of the gradient for the whole when it clips.",
             "Set strategy=zero1.",
+        )
+
+
+def _check_nvme_path(spec: JobSpec) -> None:
+    path = spec.strategy.nvme_path
+    if spec.strategy.name is StrategyName.zero3_nvme and (not path or paths.is_url(path)):
+        raise PlanError(
+            f"strategy=zero3_nvme keeps optimizer states in a folder on a disk of each node, but "
+            f"strategy.nvme_path={path or 'null'}.",
+            "Set strategy.nvme_path=/local_nvme, or strategy=zero3_offload.",
         )
 
 
@@ -239,6 +251,18 @@ def _check_precision(spec: JobSpec, inventory: Inventory, resources: WorkerResou
                 )
 
 
+def _check_nvme(spec: JobSpec, inventory: Inventory) -> None:
+    if spec.strategy.name is not StrategyName.zero3_nvme:
+        return
+    for node in inventory.nodes:
+        if node.nvme_lacks:
+            raise MachineError(
+                f"strategy=zero3_nvme cannot run on {node.name}: {', '.join(node.nvme_lacks)} missing there, with "
+                "which DeepSpeed compiles its way to the disk.",
+                "Install them (apt install libaio-dev g++; pip install ninja), or set strategy=zero3_offload.",
+            )
+
+
 # --- notes -----------------------------------------------------------------------------------------------------------
 
 
@@ -249,7 +273,7 @@ def _notes(
     notes = []
     largest = arrangements.admissible[-1].mesh.world_size
     if len(arrangements.admissible) > 1:
-        notes.append(f"The run starts with the largest admissible number of workers, {largest}.")
+        notes.append(f"The run starts with as many workers as there is room for, at most {largest}.")
     if not inventory.known:
         why = f" ({inventory.note})" if inventory.note else ""
         notes.append(f"The cluster has not been asked what it holds{why}: GPUs, CPUs and precision are unchecked.")
@@ -265,7 +289,11 @@ def _notes(
         slow = [node.name for node in inventory.nodes if node.fast_bf16 is False]
         if slow:
             notes.append("bf16 on this CPU is 6-11 times slower than fp32 (it has neither AMX nor AVX512-BF16).")
-    if spec.strategy.name in deepspeed.OFFLOADS_OPTIMIZER and resources.gpus == 0:
+    if spec.strategy.name is StrategyName.zero3_nvme:
+        notes.append("The first run on a node compiles DeepSpeed's way to the disk, which takes minutes.")
+        if spec.checkpoint.asynchronous:
+            notes.append("Saving brings the states on disk into host memory; checkpoint.asynchronous=false does not.")
+    elif spec.strategy.name in deepspeed.OFFLOADS_OPTIMIZER and resources.gpus == 0:
         notes.append(
             f"strategy={spec.strategy.name.value} saves nothing without GPUs: all states are in host memory anyway."
         )

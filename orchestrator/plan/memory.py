@@ -12,7 +12,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from orchestrator.config.schema import JobSpec, PrecisionName
-from orchestrator.plan import zero_layout
+from orchestrator.config.units import show_bytes
+from orchestrator.plan import tensor_layout, zero_layout
+from orchestrator.plan.deepspeed import NVME_BUFFERS
 from orchestrator.plan.memory_types import Held, Memory
 from orchestrator.plan.profile_types import ModelProfile
 from orchestrator.plan.types import Row
@@ -22,8 +24,8 @@ NOTHING = Held()
 BYTES = {PrecisionName.fp32: 4, PrecisionName.bf16: 2, PrecisionName.fp16: 2}
 PLAIN_BUCKET = 500_000_000
 """engine.py, `MEMORY_OPT_ALLREDUCE_SIZE`."""
-WINDOWS_AHEAD = 6
-"""runtime/loader.py makes 4 windows ahead; one more is being made and one computed."""
+WINDOWS_BESIDE = 2
+"""runtime/loader.py: of the windows made ahead (job.loader.ahead) one more is being made, and one computed."""
 UNMODELLED = (
     "communication_data_type",
     "data_types",
@@ -42,20 +44,31 @@ UNMODELLED = (
 
 def estimate(profile: ModelProfile, spec: JobSpec, row: Row, *, on_gpu: bool) -> Memory:
     """What the fullest worker of a row needs."""
-    case = _case(profile, spec, row, on_gpu=on_gpu)
+    # Of a layer that does not divide, the first workers hold the larger parts.
+    case = _case(profile, spec, row, part=0, on_gpu=on_gpu)
     return _memory(case, profile, row, _fullest_rank(case))
 
 
 def per_rank(profile: ModelProfile, spec: JobSpec, row: Row, *, on_gpu: bool) -> tuple[Memory, ...]:
-    """What each data-parallel rank needs; ranks differ in gradients (ZeRO 1 and 2) and in padding."""
-    case = _case(profile, spec, row, on_gpu=on_gpu)
-    return tuple(_memory(case, profile, row, rank) for rank in range(case.ranks))
+    """What each worker needs; they differ in gradients (ZeRO 1 and 2), in padding, and in their parts of layers."""
+    tensor = row.mesh.tensor
+    cases = [_case(profile, spec, row, part=part, on_gpu=on_gpu) for part in range(tensor)]
+    # Neighbours hold the parts of one copy of the model (runtime/tensor_parallel.py).
+    return tuple(_memory(cases[rank % tensor], profile, row, rank // tensor) for rank in range(row.world_size))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Case:
-    """What the rules ask about, read once from profile, spec and row. Sizes in elements, `element` in bytes."""
+    """What the rules ask about, read once from profile, spec and row. Sizes in elements, `element` in bytes.
 
+    The sizes are of what the worker holds of the model; only `whole` is of all of it.
+    """
+
+    whole: int
+    windows: int
+    """Of data on the host."""
+    saves_beside: bool
+    """Whether checkpoints are copied and written beside training."""
     groups: list[list[int]]
     all: list[int]
     frozen: list[int]
@@ -123,7 +136,15 @@ class _Case:
         return self.bucket() * (2 if self.zero.get("overlap_comm") else 1)
 
     def offloads(self, what: str) -> bool:
-        return bool((self.zero.get(f"offload_{what}") or {}).get("device", "none") != "none")
+        return self._offload_device(what) != "none"
+
+    @property
+    def swaps(self) -> bool:
+        """Whether the optimizer's states lie on a disk."""
+        return self._offload_device("optimizer") == "nvme"
+
+    def _offload_device(self, what: str) -> str:
+        return str((self.zero.get(f"offload_{what}") or {}).get("device", "none"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -133,17 +154,23 @@ class _States:
     device: Held
     host: Held = NOTHING
     padding: int = 0
+    disk: int = 0
 
 
-def _case(profile: ModelProfile, spec: JobSpec, row: Row, *, on_gpu: bool) -> _Case:
+def _case(profile: ModelProfile, spec: JobSpec, row: Row, *, part: int, on_gpu: bool) -> _Case:
+    """`part`: which part of the layers that mesh.tensor cuts."""
+    held = _held(profile, row, part)
     modules: dict[str, int] = {}
-    for parameter in profile.parameters:
+    for parameter in held.parameters:
         module = parameter.name.rpartition(".")[0]
         modules[module] = modules.get(module, 0) + parameter.numel
     return _Case(
-        groups=profile.groups(spec.optimizer.no_decay),
-        all=[parameter.numel for parameter in profile.parameters],
-        frozen=[parameter.numel for parameter in profile.parameters if not parameter.trainable],
+        whole=sum(parameter.numel for parameter in profile.parameters),
+        windows=spec.job.loader.ahead + WINDOWS_BESIDE,
+        saves_beside=spec.checkpoint.asynchronous,
+        groups=held.groups(spec.optimizer.no_decay),
+        all=[parameter.numel for parameter in held.parameters],
+        frozen=[parameter.numel for parameter in held.parameters if not parameter.trainable],
         modules=list(modules.values()),
         element=BYTES[spec.precision.name],
         ranks=row.mesh.data,
@@ -152,6 +179,13 @@ def _case(profile: ModelProfile, spec: JobSpec, row: Row, *, on_gpu: bool) -> _C
         zero=row.deepspeed.get("zero_optimization", {}),
         optimizer=row.deepspeed.get("optimizer", {}),
     )
+
+
+def _held(profile: ModelProfile, row: Row, part: int) -> ModelProfile:
+    section = row.deepspeed.get("tensor_parallel", {})
+    if row.mesh.tensor == 1 or not tensor_layout.is_modelled(section):
+        return profile
+    return tensor_layout.share(profile, section, row.mesh.tensor, part)
 
 
 def _fullest_rank(case: _Case) -> int:
@@ -172,9 +206,9 @@ def _memory(case: _Case, profile: ModelProfile, row: Row, rank: int) -> Memory:
         batches=batch,
         start=_start(case) + profile.buffer_bytes,
     )
-    host = replace(states.host, batches=WINDOWS_AHEAD * row.accumulation * batch)
+    host = replace(states.host, batches=case.windows * row.accumulation * batch, saving=_saving(case, profile))
     if case.on_gpu:
-        host = replace(host, start=FP32 * sum(case.all) + profile.buffer_bytes)
+        host = replace(host, start=FP32 * case.whole + profile.buffer_bytes)
     else:
         device, host = NOTHING, device + host
     return Memory(
@@ -182,15 +216,22 @@ def _memory(case: _Case, profile: ModelProfile, row: Row, rank: int) -> Memory:
         host=host,
         padding=states.padding,
         activations_known=activations is not None,
-        notes=(*profile.notes, *_notes(row)),
+        notes=(*profile.notes, *_notes(row, states.disk)),
     )
 
 
 def _start(case: _Case) -> int:
     """The engine moves the whole fp32 model to the device; ZeRO 1 and 2 then copy each group into a flat buffer."""
-    whole = sum(case.all)
     flattening = max(map(sum, case.groups), default=0) if case.stage in (1, 2) else 0
-    return max(FP32 * whole, case.element * (whole + flattening))
+    return max(FP32 * case.whole, case.element * (sum(case.all) + flattening))
+
+
+def _saving(case: _Case, profile: ModelProfile) -> int:
+    """A copy of what a worker writes: its share of the masters and moments, of what is frozen, and the buffers."""
+    if not case.saves_beside:
+        return 0
+    shared = FP32 * (1 + case.moments) * case.trainable + case.element * sum(case.frozen)
+    return -(-shared // case.ranks) + profile.buffer_bytes
 
 
 def _states(case: _Case, rank: int) -> _States:
@@ -297,28 +338,62 @@ def _zero_3(case: _Case, rank: int) -> _States:
     trainable = [numel for group in case.groups for numel in group]
     owned = sum(zero_layout.partition(numel, case.ranks) for numel in trainable)
     frozen = sum(zero_layout.partition(numel, case.ranks) for numel in case.frozen)
-    pieces = [
-        piece
-        for group in case.groups
-        for piece in zero_layout.sub_groups(group, case.ranks, int(case.zero.get("sub_group_size", 10**9)))
-    ]
+    size = int(case.zero.get("sub_group_size", 10**9))
+    sub_groups = [piece for group in case.groups for piece in zero_layout.sub_groups(group, case.ranks, size)]
+    pieces = [_owned(piece, case.ranks) for piece in sub_groups]
     whole = element * _whole_elements(case)
     optimizer = FP32 * owned + case.states(owned)
     filled = sum(_fill(numel, case.ranks, rank) for numel in trainable)
     padding = filled * (2 * element + FP32 + case.states(1))
     device = Held(communication=_gathering(case) + case.bucket(), update=case.bucket())
     host = Held(optimizer=case.counters(len(pieces)))
+    disk = 0
     if case.offloads("optimizer"):
-        stepping = case.step_temporaries(pieces[:1] and [max(pieces)], on_gpu=False)
+        stepping = case.step_temporaries([max(pieces)], on_gpu=False)
         lasting = Held(gradients=(element + FP32) * owned, optimizer=optimizer, update=stepping)
         host, padding = host + lasting, padding + FP32 * filled
+        if case.swaps:
+            host, disk = _swapped(case, host, sub_groups, rank)
     else:
         device += Held(gradients=element * owned, optimizer=optimizer, update=_stepping(case, pieces))
     if case.offloads("param"):
         device, host = device + Held(parameters=whole), host + Held(parameters=element * (owned + frozen))
     else:
         device += Held(parameters=element * (owned + frozen) + whole)
-    return _States(device=device, host=host, padding=padding)
+    return _States(device=device, host=host, padding=padding, disk=disk)
+
+
+def _swapped(case: _Case, host: Held, sub_groups: list[list[int]], rank: int) -> tuple[Held, int]:
+    """What remains in memory of an offloaded optimizer whose larger groups lie on a disk, and how much lies there.
+
+    In place of them there are buffers, and those fp32 gradients that DeepSpeed does not write into files.
+    """
+    swapped = [piece for piece in sub_groups if zero_layout.is_swapped(_owned(piece, case.ranks))]
+    elements = sum(_owned(piece, case.ranks) for piece in swapped)
+    # Of gradients there is no padding.
+    real = [
+        zero_layout.partition(numel, case.ranks) - _fill(numel, case.ranks, rank)
+        for piece in swapped
+        for numel in piece
+    ]
+    kept = sum(part for part in real if zero_layout.keeps_gradient(part))
+    largest = max(_owned(piece, case.ranks) for piece in sub_groups)
+    buffers = FP32 * NVME_BUFFERS * zero_layout.round_up(largest, zero_layout.SWAP_ALIGNMENT)
+    # fp32 gradients are not copied: they are views of the buffer that they were reduced into.
+    gradients = host.gradients - FP32 * elements + (FP32 * kept if case.element < FP32 else 0)
+    states = FP32 * elements + case.states(elements)
+    remaining = replace(
+        host,
+        gradients=gradients,
+        optimizer=host.optimizer - states,
+        communication=host.communication + buffers,
+        update=host.update + buffers,
+    )
+    return remaining, states + FP32 * (sum(real) - kept)
+
+
+def _owned(numels: Sequence[int], ranks: int) -> int:
+    return sum(zero_layout.partition(numel, ranks) for numel in numels)
 
 
 def _whole_elements(case: _Case) -> int:
@@ -357,10 +432,12 @@ def _fill(numel: int, ranks: int, rank: int) -> int:
 # --- notes -----------------------------------------------------------------------------------------------------------
 
 
-def _notes(row: Row) -> list[str]:
-    notes = []
-    if row.mesh.tensor > 1 or row.mesh.pipeline > 1:
-        notes.append("Memory is counted as if every worker held whole layers: an upper bound for this mesh.")
+def _notes(row: Row, disk: int) -> list[str]:
+    notes = [f"Each worker keeps {show_bytes(disk)} in files in strategy.nvme_path."] if disk else []
+    if row.mesh.tensor > 1:
+        counted = tensor_layout.is_modelled(row.deepspeed.get("tensor_parallel", {}))
+        what = "Activations are" if counted else "Memory is"
+        notes.append(f"{what} counted as if every worker held whole layers: an upper bound for this mesh.")
     own = [key for key in UNMODELLED if _is_set(row.deepspeed, key)]
     if own:
         notes.append(f"Memory is counted without what these DeepSpeed settings change: {', '.join(own)}.")

@@ -12,7 +12,8 @@ class Held:
 
     The first four are there at rest, with gradients as they are after the last backward pass of a window, just before
     the optimizer's step. The next three come on top while a backward pass runs; `update` comes on top when the
-    activations are gone: while gradients are reduced and the optimizer steps. `start` stands alone.
+    activations are gone: while gradients are reduced and the optimizer steps. `saving` is always there beside them,
+    and `start` stands alone.
     """
 
     parameters: int = 0
@@ -31,6 +32,8 @@ class Held:
     """Data: on the host also the windows made ahead."""
     update: int = 0
     """While gradients are reduced and the optimizer steps."""
+    saving: int = 0
+    """From the first checkpoint on: the copy that is written beside training (checkpoint.asynchronous)."""
     start: int = 0
     """All of it while the model is built and handed to DeepSpeed, whole and in fp32."""
 
@@ -43,7 +46,7 @@ class Held:
     def peak(self) -> int:
         """The fullest moment of a run."""
         backward = self.communication + self.activations + self.batches
-        return max(self.start, self.resident + max(backward, self.update + self.batches))
+        return max(self.start, self.resident + self.saving + max(backward, self.update + self.batches))
 
     def __add__(self, other: Held) -> Held:
         return Held(**{field.name: getattr(self, field.name) + getattr(other, field.name) for field in fields(Held)})

@@ -151,6 +151,7 @@ def _short_of(name: str, gang: Gang, inventory: Inventory, *, now: bool) -> tupl
         # Enough in all, but in pieces that are too small, or beside too little of something else.
         fitting = sum(capacity(gang, inventory, now=now))
         reason += f", but so divided over the nodes that {count(fitting, 'worker') if fitting else 'no worker'} can fit"
+        reason += _together(gang)
     return RESOURCES[name], needed, there, reason
 
 
@@ -178,16 +179,16 @@ def _too_few_nodes(gang: Gang, takes: list[int], *, now: bool) -> tuple[str, flo
         needed = next((nodes for nodes in range(len(takes) + 1) if sum(takes[:nodes]) >= gang.workers), 0)
         most = sum(takes[: gang.nodes])
         reason = f"{workers} would not fit on {count(gang.nodes, 'node')}{at_once}: at most {most} would"
-        return "nodes", needed, gang.nodes, reason
-    nodes = min(gang.nodes, gang.workers)
-    each, more = divmod(gang.workers, nodes)
-    wanted, share = nodes, each
-    if sum(taken >= each for taken in takes) >= nodes:
-        wanted, share = more, each + 1
+        return "nodes", needed, gang.nodes, reason + _together(gang)
+    nodes = min(gang.nodes, gang.groups)
+    each, more = divmod(gang.groups, nodes)
+    wanted, share = nodes, each * gang.together
+    if sum(taken >= share for taken in takes) >= nodes:
+        wanted, share = more, share + gang.together
     able = sum(taken >= share for taken in takes)
     reason = (
         f"{workers} cannot be spread evenly over {count(nodes, 'node')}{at_once}: "
-        f"{wanted} must take {share} each, and {able or 'none'} can"
+        f"{wanted} must take {share} each, and {able or 'none'} can{_together(gang)}"
     )
     return "nodes", wanted, able, reason
 
@@ -200,13 +201,14 @@ def _fits(misfit: Misfit, gang: Gang) -> bool:
 
 
 def _fewer_workers(misfit: Misfit, gang: Gang, admissible: Admissible) -> Change | None:
-    """The largest smaller number of workers that fits and can run: wherever n fit, fewer do as well."""
+    """The largest smaller number of workers that fits and can run: wherever n groups fit, fewer do as well."""
 
-    def too_many(workers: int) -> bool:
-        return not _fits(misfit, dataclasses.replace(gang, workers=workers))
+    def too_many(groups: int) -> bool:
+        return not _fits(misfit, dataclasses.replace(gang, workers=groups * gang.together))
 
-    most = bisect_left(range(1, gang.workers), True, key=too_many)
-    workers = next((workers for workers in range(most, 0, -1) if admissible(workers)), 0)
+    most = bisect_left(range(1, gang.groups), True, key=too_many)
+    sizes = range(most * gang.together, 0, -gang.together)
+    workers = next((workers for workers in sizes if admissible(workers)), 0)
     return _change(gang, "workers", workers, workers=workers) if workers else None
 
 
@@ -269,10 +271,10 @@ def _fewer_cpus(gang: Gang) -> Iterator[Change]:
 
 
 def _less_memory(misfit: Misfit) -> Iterator[Change]:
-    """The most that fits for all workers, and the most that fits for one, in whole GiB or else MiB."""
+    """The most that fits for all workers, and the most that fits for one group, in whole GiB or else MiB."""
     gang = misfit.gang
     for unit, name in ((GIB, "GiB"), (MIB, "MiB")):
-        for workers in sorted({gang.workers, 1}, reverse=True):
+        for workers in sorted({gang.workers, gang.together}, reverse=True):
             amount = _most_memory(misfit, dataclasses.replace(gang, workers=workers), unit)
             if amount:
                 resources = _with_resources(gang, memory=amount * unit)
@@ -313,6 +315,12 @@ def _fewer_labels(gang: Gang) -> Iterator[Change]:
 def count(number: float, noun: str) -> str:
     """A number with its noun: 1 GPU, 2 GPUs."""
     return f"{number:g} {noun}{'' if number == 1 else 's'}"
+
+
+def _together(gang: Gang) -> str:
+    if gang.together == 1:
+        return ""
+    return f" (mesh.tensor={gang.together} keeps {gang.together} workers on one node)"
 
 
 def _amount(name: str, number: float) -> str:

@@ -36,10 +36,17 @@ def place(
     style: PlacementName = PlacementName.pack,
     gpu_type: str | None = None,
     labels: Mapping[str, str] | None = None,
+    together: int = 1,
 ) -> Placement | Misfit:
-    """Place `workers` equal workers, all or none, on at most `nodes` nodes."""
+    """Place `workers` equal workers, all or none, on at most `nodes` nodes, each `together` of them on one node."""
     gang = Gang(
-        workers=workers, resources=resources, nodes=nodes, style=style, gpu_type=gpu_type, labels=dict(labels or {})
+        workers=workers,
+        resources=resources,
+        nodes=nodes,
+        style=style,
+        gpu_type=gpu_type,
+        labels=dict(labels or {}),
+        together=together,
     )
     spots = lay_out(gang, inventory, now=True)
     if spots is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 
@@ -14,6 +14,12 @@ class Parameter:
     name: str
     numel: int
     trainable: bool = True
+    shape: tuple[int, ...] = ()
+    """Only asked for where layers are cut (mesh.tensor)."""
+    layer: str = ""
+    """Name of the module whose matrix or bias it is; empty: of none that could be cut."""
+    looked_up: bool = False
+    """Whether it is an embedding's as well."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,6 +43,10 @@ class ModelProfile:
     """One or two measured micro-batches, smallest first; none: unknown."""
     notes: tuple[str, ...] = ()
     """What could not be found out, and why."""
+    tensor_plan: dict[str, str] = field(default_factory=dict)
+    """How the model says its layers can be cut: its `_tp_plan`."""
+    kv_heads: int = 0
+    """Attention heads between which layers are cut; 0: the model does not say."""
 
     def groups(self, no_decay: Collection[str]) -> list[list[int]]:
         """Sizes of the trainable parameters in the optimizer's groups: decayed ones, then those in no_decay.
@@ -77,8 +87,12 @@ class ModelProfile:
     def from_dict(cls, data: dict[str, Any]) -> ModelProfile:
         """Read what `to_dict` wrote; raises KeyError or TypeError for anything else."""
         return cls(
-            parameters=tuple(Parameter(**parameter) for parameter in data["parameters"]),
+            parameters=tuple(
+                Parameter(**{**parameter, "shape": tuple(parameter["shape"])}) for parameter in data["parameters"]
+            ),
             buffer_bytes=data["buffer_bytes"],
             activations=tuple(Activations(**point) for point in data["activations"]),
             notes=tuple(data["notes"]),
+            tensor_plan=data["tensor_plan"],
+            kv_heads=data["kv_heads"],
         )

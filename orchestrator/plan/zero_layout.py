@@ -15,6 +15,12 @@ ALIGNMENT = 2
 """stage_1_and_2.py, `nccl_start_alignment_factor`: a group is padded to a multiple of this times the ranks."""
 
 
+LEAST_SWAPPED = 2**20
+"""swap_tensor/utils.py, `MIN_AIO_BYTES`, and the default block size: bytes from which tensors go to a disk."""
+SWAP_ALIGNMENT = 256
+"""`AIO_ALIGNED_BYTES`, in fp32 numbers."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FlatGroup:
     """One optimizer group of ZeRO 1 and 2: its parameters end to end, padded, cut into equal parts."""
@@ -70,19 +76,30 @@ def partition(numel: int, ranks: int) -> int:
     return math.ceil(numel / ranks)
 
 
-def sub_groups(group: Sequence[int], ranks: int, size: int) -> list[int]:
-    """Elements per rank of the pieces that ZeRO 3 steps one after the other (`_create_fp16_sub_groups`)."""
-    parts = [partition(numel, ranks) for numel in group]
-    if size >= sum(parts):
-        return [sum(parts)]
-    pieces: list[int] = []
-    current = 0
-    for number, part in enumerate(parts):
-        current += part
-        if current >= size or number == len(parts) - 1:
-            pieces.append(current)
-            current = 0
+def sub_groups(group: Sequence[int], ranks: int, size: int) -> list[list[int]]:
+    """The parameters that ZeRO 3 steps together, one such piece after the other (`_create_fp16_sub_groups`)."""
+    pieces: list[list[int]] = [[]]
+    held = 0
+    for numel in group:
+        if held >= size:
+            pieces.append([])
+            held = 0
+        pieces[-1].append(numel)
+        held += partition(numel, ranks)
     return pieces
+
+
+def is_swapped(numel: int) -> bool:
+    """Whether fp32 numbers are enough to be kept on a disk (`OptimizerSwapper.is_swappable_tensor`)."""
+    return 4 * numel >= LEAST_SWAPPED
+
+
+def keeps_gradient(part: int) -> bool:
+    """Whether a swapped gradient is in memory after all: small ones are, and those with a rest (`_swap_out_gradients`).
+
+    A rest that does not fill a block is a view, and holds on to all of the gradient.
+    """
+    return not is_swapped(part) or part % SWAP_ALIGNMENT != 0
 
 
 def persistent(numels: Iterable[int], threshold: int, limit: int) -> list[int]:

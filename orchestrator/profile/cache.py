@@ -1,11 +1,7 @@
-"""Profiles on disk, found again by all that they depend on: making one takes seconds, reading one does not."""
+"""Profiles found again by all that they depend on: making one takes seconds, reading one does not."""
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import json
-import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,30 +11,19 @@ import torch
 
 from orchestrator.config.schema import JobSpec
 from orchestrator.plan.profile_types import ModelProfile
+from orchestrator.profile import shelf
 from orchestrator.profile.model import Prepare, profile_model
-from orchestrator.storage import write_atomically
-
-KEPT = 128
-"""The newest so many profiles stay."""
 
 
 def profile(task: Any, spec: JobSpec, micro_batches: Iterable[int], prepare: Prepare, project: Path) -> ModelProfile:
-    """The profile of a task's model, from the cache when nothing that it depends on has changed."""
+    """The profile of a task's model, from the shelf when nothing that it depends on has changed."""
     sizes = sorted(set(micro_batches))
-    file = folder() / f"{fingerprint(task, spec, sizes, project)}.json"
-    known = _read(file)
+    name = fingerprint(task, spec, sizes, project)
+    known = shelf.read(name)
     if known is None:
         known = profile_model(task, spec, sizes, prepare)
-        # What could not be measured may be another time, when the data is within reach.
-        if known.activations:
-            _remember(file, known)
+        shelf.remember(name, known)
     return known
-
-
-def folder() -> Path:
-    """Where profiles lie."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "orchestrator" / "profiles"
 
 
 def fingerprint(task: Any, spec: JobSpec, micro_batches: list[int], project: Path) -> str:
@@ -51,9 +36,8 @@ def fingerprint(task: Any, spec: JobSpec, micro_batches: list[int], project: Pat
         "checkpointing": spec.job.activation_checkpointing,
         "micro_batches": micro_batches,
         "torch": torch.__version__,
-        "sources": [hashlib.sha256(file.read_bytes()).hexdigest() for file in _sources(task, project)],
     }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:32]
+    return shelf.fingerprint(parts, _sources(task, project))
 
 
 def _sources(task: Any, project: Path) -> list[Path]:
@@ -69,24 +53,3 @@ def _sources(task: Any, project: Path) -> list[Path]:
         if file.suffix == ".py" and (theirs or file.is_relative_to(own)):
             found.add(file)
     return sorted(found)
-
-
-def _read(file: Path) -> ModelProfile | None:
-    try:
-        return ModelProfile.from_dict(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
-        return None
-
-
-def _remember(file: Path, known: ModelProfile) -> None:
-    # A home that cannot be written makes the next plan slower, and is no reason to fail.
-    with contextlib.suppress(OSError):
-        write_atomically(file, json.dumps(known.to_dict()).encode())
-        _prune(file.parent)
-
-
-def _prune(where: Path) -> None:
-    """Forget the oldest; another process may be doing the same."""
-    files = [(file.stat().st_mtime, file) for file in where.glob("*.json")]
-    for _, file in sorted(files)[:-KEPT]:
-        file.unlink(missing_ok=True)

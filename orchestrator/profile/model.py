@@ -11,7 +11,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map_only
 
 from orchestrator.config.schema import JobSpec, PrecisionName
-from orchestrator.plan.profile_types import Activations, ModelProfile, Parameter
+from orchestrator.plan.profile_types import Activations, ModelProfile
+from orchestrator.profile import layers
 from orchestrator.profile.trace import PeakMemory
 
 T = TypeVar("T")
@@ -109,15 +110,13 @@ def _tensors(batch: Any) -> list[Tensor]:
 
 
 def _profile(model: nn.Module, points: tuple[Activations, ...], notes: list[str]) -> ModelProfile:
-    parameters = tuple(
-        Parameter(name=name, numel=parameter.numel(), trainable=parameter.requires_grad)
-        for name, parameter in model.named_parameters()
-    )
     return ModelProfile(
-        parameters=parameters,
+        parameters=layers.parameters(model),
         buffer_bytes=sum(_size(buffer) for buffer in model.buffers()),
         activations=points,
         notes=tuple(notes),
+        tensor_plan=layers.tensor_plan(model),
+        kv_heads=layers.kv_heads(model),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from orchestrator.errors import PlanError
 from orchestrator.plan.types import MeshShape
 from orchestrator.runtime import tensor_parallel
 from orchestrator.runtime.shards import Piece, ShardReader
+from orchestrator.runtime.swapped import Swapped
 
 SCALER_FIELDS = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 """What changes in DeepSpeed's loss scalers while they train."""
@@ -47,6 +48,7 @@ class States:
         self._engine = engine
         self._optimizer = engine.optimizer
         self._steps = getattr(self._optimizer, "optimizer", self._optimizer)
+        self._swapped = Swapped(self._optimizer)
         self._stage = stage
         self._mesh = mesh
         self._shapes = shapes
@@ -80,10 +82,10 @@ class States:
 
     def _trainable_pieces(self) -> Iterator[Piece]:
         for home in self._written():
-            yield self._piece(home, "model", home.of(home.flat))
+            yield self._piece(home, "model", home.of(self._swapped.seen(home.flat)))
             for key, value in self._state_of(home).items():
                 if _is_like(key, value, home.flat):
-                    yield self._piece(home, f"optimizer/{key}", home.of(value))
+                    yield self._piece(home, f"optimizer/{key}", home.of(self._swapped.seen(value)))
 
     def _written(self) -> list[Home]:
         """The homes that this rank speaks for: what several ranks hold alike is shared out among them."""
@@ -129,30 +131,44 @@ class States:
 
     def install(self, reader: ShardReader, *, optimizer: bool = True) -> None:
         """Take up a checkpoint, of any strategy and number of workers. `optimizer`: not only weights and buffers."""
+        keys = sorted({name.split("/", 2)[1] for name in reader.names("optimizer/")}) if optimizer else []
+        if optimizer:
+            self._steps.state.clear()
+            self._swapped.forget_states()
         with torch.no_grad():
-            for home in self._homes:
-                home.of(home.flat).copy_(self._read(reader, f"model/{home.name}", home))
+            for flat, homes in self._by_flat():
+                with self._swapped.brought_in(flat):
+                    for home in homes:
+                        home.of(flat).copy_(self._read(reader, f"model/{home.name}", home))
+                        if optimizer:
+                            self._install_states(reader, home, keys)
             if optimizer:
-                self._install_optimizer(reader)
+                self._install_rest(reader)
             self._install_parameters(reader)
             for name, buffer in self._buffers().items():
                 buffer.copy_(self._read_buffer(reader, name))
 
-    def _install_optimizer(self, reader: ShardReader) -> None:
-        keys = {name.split("/", 2)[1] for name in reader.names("optimizer/")}
-        self._steps.state.clear()
+    def _by_flat(self) -> list[tuple[Tensor, list[Home]]]:
+        """What the optimizer steps, each with the parameters that are in it."""
+        found: dict[int, tuple[Tensor, list[Home]]] = {}
         for home in self._homes:
-            state = self._steps.state[home.flat]
-            for key in sorted(keys):
-                name = f"optimizer/{key}/{home.name}"
-                if name in reader:
-                    if key not in state:
-                        state[key] = torch.zeros_like(home.flat)
-                    home.of(state[key]).copy_(self._read(reader, name, home))
-            for name, value in reader.scalars.items():
-                _, key, owner = name.split("/", 2)
-                if owner == home.name:
-                    state[key] = _from_plain(value, home.flat, self._steps)
+            found.setdefault(id(home.flat), (home.flat, []))[1].append(home)
+        return list(found.values())
+
+    def _install_states(self, reader: ShardReader, home: Home, keys: Sequence[str]) -> None:
+        state = self._steps.state[home.flat]
+        for key in keys:
+            name = f"optimizer/{key}/{home.name}"
+            if name in reader:
+                if key not in state:
+                    state[key] = torch.zeros_like(home.flat)
+                home.of(state[key]).copy_(self._read(reader, name, home))
+        for name, value in reader.scalars.items():
+            _, key, owner = name.split("/", 2)
+            if owner == home.name:
+                state[key] = _from_plain(value, home.flat, self._steps)
+
+    def _install_rest(self, reader: ShardReader) -> None:
         if self._stage in (1, 2):  # DeepSpeed then makes its own maps to optimizer states anew after the next step
             self._optimizer._hp_optimizer_states_linked = False
         for name, value in reader.manifest["scaler"].items():

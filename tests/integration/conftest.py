@@ -6,10 +6,12 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from orchestrator.environment import quiet_telemetry
 from orchestrator.tracking.store import prepare, resolve_uri
+from tests.integration.recording import MlflowService, free_port, mlflow_server, running
 
 quiet_telemetry(os.environ)
 
@@ -52,3 +54,15 @@ def storage(tmp_path: Path, blank_store: Path) -> Path:
 
     shutil.copytree(blank_store, tmp_path / "runs" / "mlflow")
     return tmp_path / "runs"
+
+
+@pytest.fixture(scope="module")
+def mlflow_service(tmp_path_factory: pytest.TempPathFactory, blank_store: Path) -> Iterator[MlflowService]:
+    """MLflow's own server, on SQLite."""
+    import shutil
+
+    folder = tmp_path_factory.mktemp("server")
+    shutil.copytree(blank_store, folder / "mlflow")
+    port = free_port()
+    with running(mlflow_server(folder / "mlflow/mlflow.db", port, folder / "served"), port, "/health", folder) as pid:
+        yield MlflowService(psutil.Process(pid), port)

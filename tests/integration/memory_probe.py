@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from jobs.regression import Mlp, Regression
+from orchestrator.config import targets
 from orchestrator.config.load import spec_from_dict
 from orchestrator.plan.types import Plan
 from orchestrator.runtime.context import WorkerContext
@@ -40,30 +41,81 @@ class Odd(nn.Module):
         return self.head(torch.relu(self.second(hidden))).squeeze(-1) * self.scale[0]
 
 
-class Sums(Task):
+class Shared(nn.Module):
+    """Layers that two workers share: by outputs, by inputs, and with the whole output; none of them divides evenly."""
+
+    _tp_plan = {"up": "colwise", "down": "rowwise", "head": "colwise_gather_output"}
+
     def __init__(self) -> None:
-        super().__init__(Odd, lambda split: None)
+        super().__init__()
+        self.table = nn.Embedding(7, 5)
+        self.up = nn.Linear(5, 13)
+        self.down = nn.Linear(13, 11)
+        self.norm = nn.LayerNorm(11)
+        self.head = nn.Linear(11, 3, bias=False)
+        self.norm.bias.requires_grad = False
+        self.up.bias.requires_grad = False
+
+    def forward(self, numbers: Tensor) -> Tensor:
+        hidden = self.norm(self.down(torch.relu(self.up(self.table(numbers)))))
+        return self.head(hidden).sum(-1)
+
+
+class Heavy(nn.Module):
+    """Weights large enough for a disk, of which one fills whole blocks there, and others that are too small."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(7, 100)
+        self.layers = nn.Sequential(nn.Linear(100, 1023), nn.Linear(1023, 1021), nn.Linear(1021, 1024))
+
+    def forward(self, numbers: Tensor) -> Tensor:
+        return self.layers(self.table(numbers)).mean(-1)
+
+
+class Sums(Task):
+    def __init__(self, model: Callable[[], nn.Module] = Odd) -> None:
+        super().__init__(model, lambda split: Numbers())
 
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
         numbers, wanted = batch
         return (model(numbers) - wanted).square().sum()
 
 
+class Numbers:
+    """Seven of them, each to be turned into 1."""
+
+    def __len__(self) -> int:
+        return 7
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return torch.tensor(index), torch.tensor(1.0)
+
+
 def measure(ctx: WorkerContext) -> None:
     """Count for each plan in turn, all in one process group."""
-    counted = {name: _count(Plan.from_dict(plan)) for name, plan in ctx.launch.plan["plans"].items()}
+    plans = {name: Plan.from_dict(plan) for name, plan in ctx.launch.plan["plans"].items()}
+    counted = {name: _count(plan, task_of(plan)) for name, plan in plans.items()}
     open_store(ctx.launch.root).write(f"held-{ctx.rank}.json", json.dumps(counted))
 
 
-def _count(plan: Plan) -> dict[str, int]:
-    spec, row, task = spec_from_dict(plan.spec), plan.preferred, Sums()
+def task_of(plan: Plan) -> Task:
+    """The Task that a plan names; without a model in the plan, one of those above by the job's name."""
+    if plan.spec["model"]:
+        return targets.bind(plan.spec).task()
+    return Sums({"memory": Odd, "shared": Shared, "heavy": Heavy}[plan.job])
+
+
+def _count(plan: Plan, task: Task) -> dict[str, int]:
+    spec, row, data = spec_from_dict(plan.spec), plan.preferred, task.dataset("train")
+    assert data is not None
     before = _bytes(_live())
     engine = Engine(task, spec, row, torch.device("cpu"))
     engine.train(True)
     for _ in range(2):
         engine.set_lr(0.01)
         for number in range(row.accumulation):
-            batch = torch.arange(row.micro_batch) % 7, torch.ones(row.micro_batch)
+            batch = task.collate([data[index % len(data)] for index in range(row.micro_batch)])
             loss = task.loss(engine.model, batch) / row.batch
             turning = _bytes(_parameters(engine))
             engine.backward(loss)
@@ -142,6 +194,8 @@ def _gradients(engine: Engine) -> Iterator[Any]:
     yield [tensor.grad for tensor in _tensors(_masters(engine))]
     for name in ("averaged_gradients", "all_grad_tensors", "accumulated_grads_in_cpu", "grad_partitions_flat_buffer"):
         yield getattr(optimizer, name, None)
+    swapper = getattr(optimizer, "optimizer_swapper", None)
+    yield [info.unswapped_gradients for info in swapper.swap_params_info.values()] if swapper else None
 
 
 def _masters(engine: Engine) -> list[Any]:

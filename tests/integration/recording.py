@@ -10,18 +10,28 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+import pytest
+
 from orchestrator.environment import quiet_telemetry
-from orchestrator.plan.types import FORMAT, MeshShape, Plan, Row, WorkerResources
+from orchestrator.plan.types import Plan
 from orchestrator.tracking import runs
 from orchestrator.tracking.events import METRICS, Event, EventWriter
 from orchestrator.tracking.runs import Attempt, RunRecord
 from orchestrator.tracking.store import TrackingStore
+from tests.records import plan_with
 
 START_S = 1_700_000_000.0
+REAL_MLFLOW = [
+    pytest.mark.usefixtures("mlflow_environment"),
+    *(pytest.mark.filterwarnings(f"ignore:::{name}") for name in ("mlflow", "alembic", "sqlalchemy", "pydantic")),
+]
+"""What tests that speak to MLflow are marked with."""
 
 
 def make_plan(storage: Path, **model: object) -> Plan:
@@ -30,32 +40,9 @@ def make_plan(storage: Path, **model: object) -> Plan:
         "job": {"name": "digits", "task": "jobs.image_classification:ImageClassification", "seed": 7, "clip": None},
         "model": {"_target_": "jobs.image_classification:small_resnet", **model},
         "optimizer": {"name": "adamw", "betas": [0.9, 0.999]},
-        "storage": {"path": str(storage)},
         "many": {f"key{number}": number for number in range(250)},
     }
-    row = Row(
-        world_size=2,
-        mesh=MeshShape(data=2),
-        batch=64,
-        micro_batch=32,
-        accumulation=1,
-        deepspeed={"train_batch_size": 64},
-    )
-    return Plan(
-        format=FORMAT,
-        job="digits",
-        task="jobs.image_classification:ImageClassification",
-        strategy="zero2",
-        precision="fp32",
-        seed=7,
-        rows=(row,),
-        inadmissible={},
-        resources=WorkerResources(cpus=1, gpus=0, threads=1),
-        nodes=1,
-        notes=(),
-        environment={},
-        spec=spec,
-    )
+    return plan_with(storage, spec, deepspeed={"train_batch_size": 64})
 
 
 def make_run(storage: Path, run_id: str = "digits-1") -> tuple[RunRecord, Plan]:
@@ -92,6 +79,47 @@ def connect(store: TrackingStore) -> Any:
     from mlflow import MlflowClient
 
     return MlflowClient(store.uri)
+
+
+def steps_of(store: TrackingStore, run_id: str, name: str) -> list[int]:
+    """The steps of which MLflow has a metric; one that is there twice is named twice."""
+    return [point.step for point in connect(store).get_metric_history(run_id, name)]
+
+
+def assert_each_once(store: TrackingStore, run_id: str, last: int, names: Sequence[str]) -> None:
+    """All metrics are there, of each step up to the last one exactly once."""
+    for name in names:
+        assert sorted(steps_of(store, run_id, name)) == list(range(1, last + 1)), name
+
+
+def until(what: Callable[[], object], timeout_s: float = 30.0) -> None:
+    """Wait for something to become so."""
+    deadline = time.monotonic() + timeout_s
+    while not what():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.02)
+
+
+def frozen(process: psutil.Process) -> contextlib.ExitStack:
+    """A server and all that it started, stopped until the stack is left."""
+    stack = contextlib.ExitStack()
+    for one in (process, *process.children(recursive=True)):
+        one.suspend()
+        stack.callback(one.resume)
+    return stack
+
+
+@dataclass(frozen=True)
+class MlflowService:
+    """A running MLflow server."""
+
+    process: psutil.Process
+    port: int
+
+    @property
+    def uri(self) -> str:
+        """Where it is."""
+        return f"http://127.0.0.1:{self.port}"
 
 
 def free_port() -> int:

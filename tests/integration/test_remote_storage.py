@@ -141,7 +141,8 @@ def test_a_training_keeps_everything_in_the_bucket(storage: str, capsys: pytest.
 
 
 def test_a_killed_run_resumes_from_the_bucket_to_the_bit(storage: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = [*SMALL, "job.steps=40", "model.dropout=0.1", "checkpoint.every={steps: 4, epochs: null}"]
+    every = "checkpoint.every={steps: 4, epochs: null}"
+    options = [*SMALL, "job.steps=40", "model.dropout=0.1", every, "resilience=off"]
     undisturbed = carry_out(plan_of(*options))
     monkeypatch.setattr(driver, "REMOTE_LOOK_S", 0.05)
     launcher = TorchrunLauncher()
@@ -163,7 +164,8 @@ def test_a_killed_run_resumes_from_the_bucket_to_the_bit(storage: str, monkeypat
 
 
 def test_a_stopped_run_resumes_from_the_bucket(storage: str) -> None:
-    plan = plan_of(*SMALL, f"storage.path={storage}", "job.steps=4000", "job.evaluate.epochs=null")
+    endless = ["job.steps=4000", "job.evaluate.epochs=null", "resilience=off"]
+    plan = plan_of(*SMALL, f"storage.path={storage}", *endless)
     record = runs.create(plan)
     view = on(events.STARTED, 0, lambda: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(RunStoppedError, match=r"Saved at step \d+ and stopped\. .*--storage s3://bucket/team/runs"):

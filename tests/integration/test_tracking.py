@@ -24,9 +24,10 @@ from orchestrator.plan.types import Plan
 from orchestrator.tracking import runs
 from orchestrator.tracking.events import FINISHED, NOTE, Event
 from orchestrator.tracking.mlflow_sink import MlflowSink
-from orchestrator.tracking.runs import Status
+from orchestrator.tracking.runs import Attempt, Status
 from orchestrator.tracking.store import prepare, resolve_uri
 from tests.integration.recording import (
+    REAL_MLFLOW,
     START_S,
     begin_attempt,
     connect,
@@ -39,13 +40,27 @@ from tests.integration.recording import (
     write,
 )
 
-pytestmark = [
-    pytest.mark.usefixtures("mlflow_environment"),
-    pytest.mark.filterwarnings("ignore:::mlflow"),
-    pytest.mark.filterwarnings("ignore:::alembic"),
-    pytest.mark.filterwarnings("ignore:::sqlalchemy"),
-    pytest.mark.filterwarnings("ignore:::pydantic"),
-]
+pytestmark = REAL_MLFLOW
+
+
+def test_further_attempts_of_one_driver_are_one_run(storage):
+    record, plan = make_run(storage)
+    sink = MlflowSink(Tracking(), resolve_uri(None, str(storage)), record, plan)
+    run_id = sink.start()
+    write(record, *(metrics_event(step, train__loss=1.0 / step) for step in range(1, 6)))
+    second = Attempt(number=2, started=START_S + 2000, world_size=1, host="here", pid=1)
+    record.attempts.append(second)
+    sink.next_attempt()
+    record.save()
+    write(record, metrics_event(5, attempt=1, moment=START_S + 2500, train__loss=666.0))
+    write(record, *(metrics_event(n, attempt=2, moment=START_S + 2600 + n, train__loss=1.0 / n) for n in range(4, 9)))
+    assert sink.finish(Status.finished) == []
+    client = connect(resolve_uri(None, str(storage)))
+    points = {point.step: point.value for point in client.get_metric_history(run_id, "train/loss")}
+    assert points == {step: 1.0 / step for step in range(1, 9)}
+    run = client.get_run(run_id)
+    assert (run.info.status, run.data.tags["orchestrator.attempt"]) == ("FINISHED", "2")
+    assert len(client.search_runs([run.info.experiment_id])) == 1
 
 
 def test_a_run_is_recorded_whole(storage, capfd):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import random
@@ -11,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,51 +26,34 @@ from orchestrator.tracking.events import METRICS, EventWriter
 from orchestrator.tracking.mlflow_sink import MlflowSink
 from orchestrator.tracking.runs import RunRecord, Status, load
 from orchestrator.tracking.spool import Spool
-from orchestrator.tracking.store import TrackingStore, resolve_uri
+from orchestrator.tracking.store import resolve_uri
 from orchestrator.tracking.sync import sync
 from tests.integration.flaky import FlakyWay, Mode
 from tests.integration.recording import (
+    REAL_MLFLOW,
     START_S,
+    MlflowService,
+    assert_each_once,
     begin_attempt,
     connect,
-    free_port,
+    frozen,
     make_run,
     metrics_event,
-    mlflow_server,
-    running,
+    steps_of,
+    until,
     write,
 )
 
-pytestmark = [
-    pytest.mark.usefixtures("mlflow_environment"),
-    pytest.mark.filterwarnings("ignore:::mlflow"),
-    pytest.mark.filterwarnings("ignore:::alembic"),
-    pytest.mark.filterwarnings("ignore:::sqlalchemy"),
-    pytest.mark.filterwarnings("ignore:::pydantic"),
-]
+pytestmark = REAL_MLFLOW
 ROOT = Path(__file__).parents[2]
 KILLS = int(os.environ.get("ORCHESTRATOR_TEST_KILLS", "6"))
 """Random moments at which processes are killed."""
 NAMES = ("train/loss", "train/lr", "train/grad_norm")
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, blank_store: Path) -> Iterator[psutil.Process]:
-    """MLflow's own server, on SQLite; `port` is where."""
-    import shutil
-
-    folder = tmp_path_factory.mktemp("server")
-    shutil.copytree(blank_store, folder / "mlflow")
-    port = free_port()
-    with running(mlflow_server(folder / "mlflow/mlflow.db", port, folder / "served"), port, "/health", folder) as pid:
-        process = psutil.Process(pid)
-        process.port = port  # type: ignore[attr-defined]
-        yield process
-
-
 @pytest.fixture
-def way(server: Any) -> Iterator[FlakyWay]:
-    way = FlakyWay(server.port)
+def way(mlflow_service: MlflowService) -> Iterator[FlakyWay]:
+    way = FlakyWay(mlflow_service.port)
     yield way
     way.close()
 
@@ -110,22 +92,6 @@ class Writer:
             time.sleep(0.002)
 
 
-def until(what: Callable[[], object], timeout_s: float = 30.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not what():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.02)
-
-
-def steps(store: TrackingStore, run_id: str, name: str) -> list[int]:
-    return [point.step for point in connect(store).get_metric_history(run_id, name)]
-
-
-def assert_each_once(store: TrackingStore, run_id: str, last: int, names: tuple[str, ...] = NAMES) -> None:
-    for name in names:
-        assert sorted(steps(store, run_id, name)) == list(range(1, last + 1)), name
-
-
 def end(record: RunRecord, status: Status = Status.finished) -> None:
     """Its driver wrote down that it ended, here."""
     record.status = record.attempts[-1].status = status
@@ -140,15 +106,6 @@ def begin_here(record: RunRecord, pid: int) -> None:
     attempt.started, attempt.host, attempt.pid = time.time(), socket.gethostname(), pid
     record.status = Status.running
     record.save()
-
-
-def frozen(process: psutil.Process) -> contextlib.ExitStack:
-    """A server and all that it started, stopped until the stack is left."""
-    stack = contextlib.ExitStack()
-    for one in (process, *process.children(recursive=True)):
-        one.suspend()
-        stack.callback(one.resume)
-    return stack
 
 
 @pytest.mark.parametrize("mode", ["500", "unanswered", "slow", "refused"])
@@ -168,23 +125,25 @@ def test_after_an_outage_each_point_is_there_once(tmp_path: Path, way: FlakyWay,
     assert sink.finish(Status.finished) == []
     assert writer.slowest < 0.5
     assert mode == "refused" or way.seen[mode]
-    assert_each_once(store, run_id, writer.step)
+    assert_each_once(store, run_id, writer.step, NAMES)
 
 
-def test_after_a_server_was_frozen_each_point_is_there_once(tmp_path: Path, server: Any, impatient: None) -> None:
+def test_after_a_server_was_frozen_each_point_is_there_once(
+    tmp_path: Path, mlflow_service: MlflowService, impatient: None
+) -> None:
     record, plan = make_run(tmp_path, "digits-frozen")
-    store = resolve_uri(f"http://127.0.0.1:{server.port}", str(tmp_path))
+    store = resolve_uri(mlflow_service.uri, str(tmp_path))
     sink = MlflowSink(Tracking(timeout_s=30), store, record, plan)
     run_id = sink.start()
     with Writer(record) as writer:
         until(lambda: sink.forwarder.sent > 100)
-        with frozen(server):
+        with frozen(mlflow_service.process):
             until(lambda: sink.problem)
             sent = sink.forwarder.sent
             time.sleep(2)
         until(lambda: sink.forwarder.sent > sent)
     assert sink.finish(Status.finished) == []
-    assert_each_once(store, run_id, writer.step)
+    assert_each_once(store, run_id, writer.step, NAMES)
 
 
 def test_an_outage_that_outlasts_the_run_is_made_good_by_sync(
@@ -226,7 +185,7 @@ def test_an_outage_that_outlasts_the_run_is_made_good_by_sync(
     run = connect(store).get_run(record.mlflow_run_id)
     assert (run.info.status, run.info.end_time) == ("FINISHED", int((START_S + 9000) * 1000))
     assert [file.path for file in connect(store).list_artifacts(run.info.run_id, "logs")] == ["logs/rank-0.log"]
-    assert_each_once(store, record.mlflow_run_id, writer.step)
+    assert_each_once(store, record.mlflow_run_id, writer.step, NAMES)
     assert "Nothing is lacking" in call("sync", "--all").output
     assert "nothing is lacking" in call("sync", "digits-1").output
     assert "incomplete" not in call().output
@@ -256,11 +215,11 @@ def test_a_worker_killed_at_any_moment_loses_nothing_that_it_was_told_is_kept(st
     result = sync(record, print)
     assert (result.complete, result.notes) == (True, []), f"seed {seed}"
     store = resolve_uri(None, str(storage))
-    found = steps(store, result.mlflow_run_id, "train/loss")
+    found = steps_of(store, result.mlflow_run_id, "train/loss")
     assert len(found) == len(set(found)), f"seed {seed}"
     assert set(range(1, acknowledged + 1)) <= set(found), f"seed {seed}"
     assert sorted(found) == list(range(1, max(found) + 1))
-    assert sorted(steps(store, result.mlflow_run_id, "train/attempt")) == sorted(found)
+    assert sorted(steps_of(store, result.mlflow_run_id, "train/attempt")) == sorted(found)
     run = connect(store).get_run(result.mlflow_run_id)
     assert run.info.status == "FAILED"
     assert load(str(storage), record.id).mlflow_run_id == result.mlflow_run_id
@@ -268,7 +227,9 @@ def test_a_worker_killed_at_any_moment_loses_nothing_that_it_was_told_is_kept(st
 
 
 @pytest.mark.parametrize("over", ["sqlite", "http"])
-def test_a_forwarder_killed_at_any_moment_leaves_each_point_once(storage: Path, over: str, server: Any) -> None:
+def test_a_forwarder_killed_at_any_moment_leaves_each_point_once(
+    storage: Path, over: str, mlflow_service: MlflowService
+) -> None:
     record, _ = make_run(storage, f"digits-over-{over}")
     last = 1000 * max(KILLS, 6)
     for start in range(1, last + 1, 500):
@@ -278,7 +239,7 @@ def test_a_forwarder_killed_at_any_moment_leaves_each_point_once(storage: Path, 
         ]
         record.store.append("events/rank-0.jsonl", "".join(lines))
     end(record)
-    uri = f"http://127.0.0.1:{server.port}" if over == "http" else resolve_uri(None, str(storage)).uri
+    uri = mlflow_service.uri if over == "http" else resolve_uri(None, str(storage)).uri
     seed = random.randrange(2**32)
     moments = random.Random(seed)
     command = [sys.executable, "-m", "tests.integration.victims", "forward", record.root, uri]
@@ -300,7 +261,7 @@ def test_a_forwarder_killed_at_any_moment_leaves_each_point_once(storage: Path, 
     result = sync(record, print)
     assert (result.complete, result.notes) == (True, []), f"seed {seed}"
     store = resolve_uri(uri, str(storage))
-    assert_each_once(store, result.mlflow_run_id, last)
+    assert_each_once(store, result.mlflow_run_id, last, NAMES)
     experiments = [experiment.experiment_id for experiment in connect(store).search_experiments()]
     mark = f"attributes.run_name = '{record.id}' and attributes.start_time = {int(START_S * 1000)}"
     assert len(connect(store).search_runs(experiments, mark)) == 1, f"seed {seed}: a run was made twice"
@@ -321,7 +282,7 @@ def test_a_driver_that_was_given_up_sends_nothing_more(storage: Path) -> None:
     [note] = sink.finish(Status.failed, {})
     assert time.monotonic() - begun < 3
     assert "later attempt" in note
-    assert steps(store, run_id, "loss") == [1]
+    assert steps_of(store, run_id, "loss") == [1]
     assert connect(store).get_run(run_id).info.status == "RUNNING"
 
 
@@ -335,7 +296,7 @@ def test_points_of_a_deleted_run_wait_until_it_is_restored(storage: Path) -> Non
     until(lambda: "was deleted" in sink.problem)
     connect(store).restore_run(run_id)
     assert sink.finish(Status.finished) == []
-    assert steps(store, run_id, "loss") == [1]
+    assert steps_of(store, run_id, "loss") == [1]
 
 
 def test_a_run_that_mlflow_has_no_more_is_made_anew_with_all_its_points(storage: Path) -> None:

@@ -153,7 +153,8 @@ def test_gradient_norms_are_recorded_alike_by_all_strategies() -> None:
 
 @pytest.mark.parametrize("strategy", ["ddp", "zero3"])
 def test_a_killed_run_resumes_to_the_bit(strategy: str) -> None:
-    plan = plan_of(*DIGITS, f"strategy={strategy}", "model.dropout=0.1", "checkpoint.every={steps: 4, epochs: null}")
+    options = [f"strategy={strategy}", "model.dropout=0.1", "checkpoint.every={steps: 4, epochs: null}"]
+    plan = plan_of(*DIGITS, *options, "resilience=off")
     undisturbed = carry_out(plan)
     launcher = TorchrunLauncher()
     killer = Recorder(

@@ -23,6 +23,7 @@ LAYERS = [
     {"profile"},
     {"cluster"},
     {"resilience"},
+    {"data"},
     {"runtime"},
     {"submit"},
     {"models"},

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cli import planning
+from orchestrator.cli import planning, sizing
 from orchestrator.cli.main import main
 from orchestrator.cli.options import ConfigArgs
 from orchestrator.plan.types import Plan
@@ -60,7 +60,7 @@ def test_targets_need_not_be_checked() -> None:
 
 def test_without_torch_there_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert planning.UNCHECKED in planning.make_plan(ConfigArgs(overrides=("job=digits",))).notes
+    assert sizing.UNMEASURED in planning.make_plan(ConfigArgs(overrides=("job=digits",))).notes
 
 
 def test_every_node_sees_a_url(tmp_path: Path) -> None:

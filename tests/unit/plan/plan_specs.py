@@ -61,7 +61,7 @@ def golden_plans() -> dict[str, Plan]:
     plans = {
         name.value: plan(
             spec(
-                strategy=Strategy(name=name),
+                strategy=Strategy(name=name, nvme_path="/nvme" if name is StrategyName.zero3_nvme else None),
                 optimizer=Optimizer(lr=0.001, weight_decay=0.01, no_decay=["bias"]),
                 schedule=Schedule(name=ScheduleName.cosine, warmup_fraction=0.1),
                 cluster=Cluster(workers=2),

@@ -12,6 +12,7 @@ from orchestrator.config.schema import (
     EXPLICIT_STRATEGIES,
     Cluster,
     JobSpec,
+    Mesh,
     Precision,
     PrecisionName,
     Strategy,
@@ -31,6 +32,14 @@ MODEL = ModelProfile(
         Activations(micro_batch=4, bytes=5 * GIB, batch_bytes=400),
         Activations(micro_batch=8, bytes=9 * GIB, batch_bytes=800),
     ),
+)
+CAN_BE_CUT = dataclasses.replace(
+    MODEL,
+    parameters=tuple(
+        dataclasses.replace(parameter, shape=(2**12, 2**12), layer=parameter.name.removesuffix(".weight"))
+        for parameter in MODEL.parameters
+    ),
+    tensor_plan={"layers.*": "colwise"},
 )
 RESOLVED = {"strategy": {"name": "auto"}, "micro_batch": None}
 
@@ -64,10 +73,13 @@ def peaks() -> dict[StrategyName, int]:
     return {name: needed.device.peak for name, needed in budget.alternatives(MODEL, one, row, on_gpu=True).items()}
 
 
-@pytest.mark.parametrize("strategy", EXPLICIT_STRATEGIES)
+IN_MEMORY = [name for name in EXPLICIT_STRATEGIES if name is not StrategyName.zero3_nvme]
+
+
+@pytest.mark.parametrize("strategy", IN_MEMORY)
 def test_on_a_device_just_large_enough_each_strategy_is_chosen_in_its_turn(strategy: StrategyName) -> None:
     needed = peaks()
-    cheaper = [name for name in EXPLICIT_STRATEGIES if auto.COST[name] < auto.COST[strategy]]
+    cheaper = [name for name in IN_MEMORY if auto.COST[name] < auto.COST[strategy]]
     assert all(needed[name] > needed[strategy] for name in cheaper), "what is cheaper takes more"
     made = chosen(gpus(needed[strategy] / auto.USABLE + 1))
     assert made.strategy == strategy.value
@@ -109,6 +121,23 @@ def test_micro_batch_auto_is_weighed_together_with_the_strategy() -> None:
     assert costs[small.strategy] == min(costs.values())
 
 
+def test_a_disk_is_the_last_resort_where_the_hosts_memory_is_short() -> None:
+    few = {"cluster": Cluster(workers=2), "batch": 16}
+    without = wanted(**few)
+    disk = wanted(strategy=Strategy(name=StrategyName.auto, nvme_path="/nvme"), **few)
+    needed = {choice.strategy: choice for choice in chosen(gpus(512 * GIB), disk).choices}
+    assert needed["zero3_nvme"].host < needed["zero3_offload"].host
+    device = needed["zero3_offload"].device / auto.USABLE + 1
+    roomy, tight = gpus(device), gpus(device, host=2 * needed["zero3_nvme"].host / auto.USABLE + 2)
+    assert chosen(roomy, disk).strategy == "zero3_offload"
+    assert chosen(tight, disk).strategy == "zero3_nvme"
+    with pytest.raises(MachineError, match="Nothing fits"):
+        chosen(tight, without)
+    last = chosen(roomy, without).choices[-1]
+    assert (last.strategy, last.device) == ("zero3_nvme", 0)
+    assert "strategy.nvme_path=null" in last.verdict
+
+
 def test_when_nothing_fits_the_least_need_is_told() -> None:
     with pytest.raises(MachineError) as caught:
         chosen(gpus(1 * GIB))
@@ -122,13 +151,16 @@ def test_without_a_model_to_measure_nothing_is_chosen() -> None:
 
 
 def test_a_strategy_that_cannot_be_combined_is_passed_over_with_the_reason() -> None:
-    from orchestrator.config.schema import Mesh
-
-    made = chosen(gpus(512 * GIB), wanted(mesh=Mesh(tensor=2)))
+    made = chosen(gpus(512 * GIB), wanted(mesh=Mesh(tensor=2)), CAN_BE_CUT)
     verdicts = {choice.strategy: choice.verdict for choice in made.choices}
     assert made.strategy == "zero1"
     assert "mesh.tensor" in verdicts["ddp"]
     assert "mesh.tensor" in verdicts["zero3"]
+
+
+def test_a_model_that_cannot_be_shared_out_is_refused_whatever_the_strategy() -> None:
+    with pytest.raises(PlanError, match=r"mesh.tensor=2 cannot share out this model"):
+        chosen(gpus(512 * GIB), wanted(mesh=Mesh(tensor=2), precision=Precision()))
 
 
 def test_auto_is_not_planned_without_choosing() -> None:

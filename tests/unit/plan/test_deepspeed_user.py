@@ -22,6 +22,7 @@ from orchestrator.config.schema import (
     StrategyName,
 )
 from orchestrator.errors import PlanError
+from orchestrator.plan import deepspeed
 from orchestrator.plan.types import Plan
 
 
@@ -68,7 +69,7 @@ def refusal(own: dict[str, Any], **parts: Any) -> tuple[str, str]:
         (
             {"zero_optimization": {"offload_optimizer": {"device": "cpu"}}},
             "zero_optimization.offload_optimizer.device=cpu, but the plan has none.",
-            "Set strategy=zero2_offload or strategy=zero3_offload (to CPU memory), or delete the key.",
+            "Set strategy=zero2_offload or zero3_offload (to CPU memory) or zero3_nvme (to a disk), or delete the key.",
         ),
         (
             {"bf16": {"enabled": True}},
@@ -224,13 +225,13 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
 def test_nothing_is_left_to_be_compiled_or_filled_in() -> None:
     for strategy in EXPLICIT_STRATEGIES:
         for optimizer in OptimizerName:
-            made = plan(spec(strategy=Strategy(name=strategy), optimizer=Optimizer(name=optimizer)))
+            made = plan(spec(strategy=Strategy(name=strategy, nvme_path="/nvme"), optimizer=Optimizer(name=optimizer)))
             config = made.rows[0].deepspeed
             assert '"auto"' not in json.dumps(config)
             assert "scheduler" not in config
             params = config["optimizer"]["params"]
             assert params.get("torch_adam", False) == (optimizer is not OptimizerName.sgd)
-            offloads = "offload" in strategy.value
+            offloads = strategy in deepspeed.OFFLOADS_OPTIMIZER
             assert config.get("zero_force_ds_cpu_optimizer", True) is not offloads
             assert config.get("zero_allow_untested_optimizer", False) == (
                 optimizer is OptimizerName.sgd and strategy is not StrategyName.ddp

@@ -72,6 +72,20 @@ def two_nodes(**parts: Any) -> JobSpec:
             "mesh.tensor=2 with strategy=ddp needs precision=fp32: in bf16, DeepSpeed takes each worker's part of the "
             "gradient for the whole when it clips.",
         ),
+        (
+            spec(strategy=Strategy(name=StrategyName.zero3_nvme)),
+            None,
+            PlanError,
+            "strategy=zero3_nvme keeps optimizer states in a folder on a disk of each node, but "
+            "strategy.nvme_path=null.",
+        ),
+        (
+            spec(strategy=Strategy(name=StrategyName.zero3_nvme, nvme_path="/nvme")),
+            Inventory(nodes=(Node(name="host", cpus=8, memory=16 << 30, nvme_lacks=("libaio.h", "ninja")),)),
+            MachineError,
+            "strategy=zero3_nvme cannot run on host: libaio.h, ninja missing there, with which DeepSpeed compiles its "
+            "way to the disk.",
+        ),
         (spec(mesh=Mesh(pipeline=2)), None, PlanError, "mesh.pipeline=2 is not supported yet."),
         (
             spec(cluster=Cluster(launcher=LauncherName.torchrun, address="head:6379")),
@@ -273,7 +287,7 @@ def test_range_leaves_out_what_the_gpus_do_not_reach() -> None:
         (
             spec(cluster=Cluster(workers="1..2")),
             None,
-            "The run starts with the largest admissible number of workers, 2.",
+            "The run starts with as many workers as there is room for, at most 2.",
         ),
         (spec(cluster=Cluster(workers=16)), None, "16 workers ask for 16 CPUs, and there are 8: they will share them."),
         (

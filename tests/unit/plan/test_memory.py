@@ -22,7 +22,7 @@ from orchestrator.config.schema import (
     Strategy,
     StrategyName,
 )
-from orchestrator.plan import budget, memory, zero_layout
+from orchestrator.plan import budget, deepspeed, memory, zero_layout
 from orchestrator.plan.inventory import Gpu
 from orchestrator.plan.memory_types import Held, Memory
 from orchestrator.plan.profile_types import Activations, ModelProfile, Parameter
@@ -34,6 +34,7 @@ NUMEL = 2**24
 TOTAL = LAYERS * NUMEL  # 2**30 parameters
 H100 = Gpu(name="H100", memory=80 * GIB, capability=(9, 0))
 SMALL = Gpu(name="Small", memory=10 * GIB, capability=(8, 0))
+NVME = Strategy(name=StrategyName.zero3_nvme, nvme_path="/nvme")
 MODEL = ModelProfile(
     parameters=tuple(Parameter(name=f"layers.{number}.weight", numel=NUMEL) for number in range(LAYERS)),
     buffer_bytes=0,
@@ -87,6 +88,38 @@ def test_offloaded_states_are_on_the_host() -> None:
     assert host.parameters == 2 * TOTAL / 8
     assert host.gradients == (2 + 4) * TOTAL / 8
     assert host.optimizer == 12 * TOTAL / 8 + 4
+
+
+def test_on_a_disk_are_states_and_gradients_and_in_memory_the_buffers_to_it() -> None:
+    """Of 64 layers 48 are brought in at once: their parts are the first to be 100 million numbers or more."""
+    swapped = needed(wanted(NVME)).host
+    offloaded = needed(wanted(StrategyName.zero3_offload)).host
+    assert swapped.parameters == offloaded.parameters
+    assert swapped.gradients == 2 * TOTAL / 8
+    assert swapped.optimizer == 4 * 2, "two groups' step counters"
+    buffers = 4 * deepspeed.NVME_BUFFERS * 48 * NUMEL / 8
+    assert swapped.communication - offloaded.communication == buffers
+    assert needed(wanted(NVME)).notes == ("Each worker keeps 2 GiB in files in strategy.nvme_path.",)
+
+
+def test_what_is_too_small_for_the_disk_stays_in_memory() -> None:
+    small = tuple(
+        dataclasses.replace(one, numel=numel) for one, numel in zip(MODEL.parameters, (8000, 90), strict=False)
+    )
+    model = dataclasses.replace(MODEL, parameters=small)
+    swapped, offloaded = (needed(wanted(name), model).host for name in (NVME, StrategyName.zero3_offload))
+    assert (swapped.gradients, swapped.optimizer) == (offloaded.gradients, offloaded.optimizer)
+    assert not needed(wanted(NVME), model).notes
+
+
+def test_gradients_that_do_not_fill_blocks_stay_in_memory() -> None:
+    odd = (dataclasses.replace(MODEL.parameters[0], numel=NUMEL - 8), MODEL.parameters[1])
+    one = dataclasses.replace(MODEL, parameters=odd)
+    held = needed(wanted(NVME), one).host
+    owned = 2 * NUMEL // 8 - 1
+    assert held.gradients == 2 * owned + 4 * (NUMEL // 8 - 1)
+    exact = needed(wanted(NVME, precision=Precision()), one).host
+    assert exact.gradients == 4 * owned
 
 
 @pytest.mark.parametrize(
@@ -164,8 +197,8 @@ def test_ranks_of_a_flat_group() -> None:
 
 
 def test_pieces() -> None:
-    assert zero_layout.sub_groups([10, 10, 10], 2, 8) == [10, 5]
-    assert zero_layout.sub_groups([10, 10, 10], 2, 15) == [15]
+    assert zero_layout.sub_groups([10, 10, 10], 2, 8) == [[10, 10], [10]]
+    assert zero_layout.sub_groups([10, 10, 10], 2, 15) == [[10, 10, 10]]
     assert zero_layout.persistent([5, 50, 3], threshold=10, limit=6) == [5]
     assert zero_layout.reduce_buckets([4, 4, 4], 5) == [8, 4]
 
@@ -205,7 +238,7 @@ def test_every_strategy_has_its_figure() -> None:
     one = wanted(StrategyName.ddp, 8)
     row = plan(one, machine(gpus=(H100,) * 8)).preferred
     all_of_them = budget.alternatives(MODEL, one, row, on_gpu=True)
-    assert list(all_of_them) == list(EXPLICIT_STRATEGIES)
+    assert list(all_of_them) == [name for name in EXPLICIT_STRATEGIES if name is not StrategyName.zero3_nvme]
     assert all_of_them[StrategyName.ddp] == memory.estimate(MODEL, one, row, on_gpu=True)
 
 

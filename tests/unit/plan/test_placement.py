@@ -111,6 +111,19 @@ def test_how_many_a_node_holds(resources: WorkerResources, free: Free, expected:
     assert holds(resources, free) == expected
 
 
+def test_workers_that_share_layers_are_on_one_node() -> None:
+    """With three GPUs free on each of two nodes, four workers would be 3 and 1: groups of two are 2 and 2."""
+    threes = there(node("a", gpus=3), node("b", gpus=3))
+    assert spots(place(4, need(gpus=1), threes, nodes=2)) == {"a": 3, "b": 1}
+    assert spots(place(4, need(gpus=1), threes, nodes=2, together=2)) == {"a": 2, "b": 2}
+    assert spots(place(6, need(gpus=1), there(node("a", gpus=5), node("b", gpus=2)), nodes=2, together=2)) == {
+        "a": 4,
+        "b": 2,
+    }
+    wide = there(node("a", gpus=4), node("b", gpus=2), node("c", gpus=3))
+    assert spots(place(6, need(gpus=1), wide, nodes=2, style=SPREAD, together=2)) == {"a": 4, "b": 2}
+
+
 def test_what_is_taken_is_waited_for() -> None:
     busy = node("a", gpus=4, free=Free(cpus=8, gpus=1, memory=64 * GIB))
     found = place(2, need(gpus=1), there(busy))
@@ -221,6 +234,22 @@ def test_what_is_taken_is_waited_for() -> None:
             "3 workers cannot be spread evenly over 3 nodes: 3 must take 1 each, and 2 can",
             ["cluster.workers=2", "cluster.nodes=2", "cluster.placement=pack"],
         ),
+        (
+            place(6, need(gpus=1), there(node("a", gpus=3), node("b", gpus=3)), nodes=2, together=2),
+            "GPU",
+            (6, 6),
+            "6 workers with 1 GPU each need 6 GPUs, and there are 6, but so divided over the nodes that 4 workers can "
+            "fit (mesh.tensor=2 keeps 2 workers on one node)",
+            ["cluster.workers=4"],
+        ),
+        (
+            place(4, need(gpus=1), there(node("a", gpus=4), node("b", gpus=1)), nodes=2, style=SPREAD, together=2),
+            "nodes",
+            (2, 1),
+            "4 workers cannot be spread evenly over 2 nodes: 2 must take 2 each, and 1 can (mesh.tensor=2 keeps 2 "
+            "workers on one node)",
+            ["cluster.workers=2", "cluster.nodes=1", "cluster.placement=pack"],
+        ),
         (place(1, need(), there()), "CPU", (1, 0), "1 worker with 1 CPU needs 1 CPU, and there are none", []),
         (place(1, need(cpus=0), there()), "nodes", (1, 0), "there are no nodes", []),
     ],
@@ -267,9 +296,10 @@ def everything(gang: Gang, inventory: Inventory, *, now: bool) -> Iterator[dict[
     most = [min(gang.workers, holds(gang.resources, item.now if now else item.all)) for item in nodes]
     for counts in itertools.product(*(range(number + 1) for number in most)):
         used = [number for number in counts if number]
-        if sum(counts) != gang.workers or len(used) > gang.nodes:
+        if sum(counts) != gang.workers or len(used) > gang.nodes or any(number % gang.together for number in used):
             continue
-        even = len(used) == min(gang.nodes, gang.workers) and max(used) - min(used) <= 1
+        groups = gang.workers // gang.together
+        even = len(used) == min(gang.nodes, groups) and max(used) - min(used) <= gang.together
         if gang.style is PACK or even:
             yield {item.name: number for item, number in zip(nodes, counts, strict=True) if number}
 
@@ -283,13 +313,15 @@ def random_case(luck: random.Random) -> tuple[Gang, Inventory]:
         kind = luck.choice(["A100", "H100"])
         free_now = free if luck.random() < 0.4 else None
         nodes.append(node(name, cpus, gpus, kind, memory=4 * GIB, labels=labels, free=free_now))
+    together = luck.choice([1, 1, 1, 2, 3])
     gang = Gang(
-        workers=luck.randint(1, 7),
+        workers=luck.randint(1, 7 // together) * together,
         resources=need(luck.choice([0, 1, 1, 2]), luck.choice([0, 0, 0.5, 1, 2]), luck.choice([0, 0, GIB, 3 * GIB])),
         nodes=luck.randint(1, 4),
         style=luck.choice([PACK, SPREAD]),
         gpu_type=luck.choice([None, None, "a100", "B200"]),
         labels=luck.choice([{}, {}, {"zone": "x"}]),
+        together=together,
     )
     return gang, there(*nodes)
 
@@ -303,6 +335,7 @@ def ask(gang: Gang, inventory: Inventory) -> Placement | Misfit:
         style=gang.style,
         gpu_type=gang.gpu_type,
         labels=gang.labels,
+        together=gang.together,
     )
 
 
@@ -336,9 +369,10 @@ def check_changes(missed: Misfit, *, in_all: bool) -> None:
     """Each change named makes it fit, and no larger number of workers does."""
     for change in missed.changes():
         assert any(everything(change.gang, missed.inventory, now=not in_all)), change
+    step = missed.gang.together
     fitting = [
         workers
-        for workers in range(1, missed.gang.workers)
+        for workers in range(step, missed.gang.workers, step)
         if any(everything(dataclasses.replace(missed.gang, workers=workers), missed.inventory, now=not in_all))
     ]
     named = [change.gang.workers for change in missed.changes() if change.gang.workers != missed.gang.workers]
