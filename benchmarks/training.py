@@ -31,8 +31,8 @@ def is_torchrun_worker(process: psutil.Process) -> bool:
 
 
 def is_ray_worker(process: psutil.Process) -> bool:
-    """An actor of Ray Train's worker group."""
-    return "RayTrainWorker" in " ".join(process.cmdline())
+    """An actor of our gang, or of Ray Train's worker group."""
+    return any(name in " ".join(process.cmdline()) for name in ("GangMember", "RayTrainWorker"))
 
 
 class Sides:

@@ -25,8 +25,6 @@ UNREADABLE = "unreadable.jsonl"
 """Items of the data that could not be used, and why."""
 FAILURES = "failures"
 """One file per worker that ended with an exception."""
-RAY = "ray"
-"""Ray Train's own folder."""
 
 # --- names in the storage folder -------------------------------------------------------------------------------------
 TRACKING = "mlflow"

@@ -9,24 +9,11 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
-import sys
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 
 import psutil
 
 GLOO, NCCL = "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"
-
-
-def hook() -> Callable[[], None]:
-    """What Ray is to run first in every worker process (`worker_process_setup_hook`), on whatever node that is.
-
-    It is sent as it is: where our code is missing, the worker then starts, and says so. A hook that cannot be imported
-    would have Ray start that worker again and again.
-    """
-    import ray
-
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    return use_ray_interface
 
 
 def use_ray_interface() -> None:

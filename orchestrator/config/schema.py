@@ -327,7 +327,7 @@ class Cluster:
     """Where the workers run and what each of them gets."""
 
     launcher: LauncherName = LauncherName.ray
-    """ray: Ray Train; torchrun: plain processes on this machine, for hosts without Ray."""
+    """ray: a gang of Ray actors; torchrun: plain processes on this machine, for hosts without Ray."""
     address: str | None = None
     """Ray's address (`host:6379` or `auto`); null: a Ray of our own on this machine, for the time of the run."""
     workers: Any = None

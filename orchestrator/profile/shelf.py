@@ -19,6 +19,8 @@ KEPT = 128
 
 def folder() -> Path:
     """Where profiles lie."""
+    if own := os.environ.get("ORCHESTRATOR_CACHE"):  # it goes with a cluster
+        return Path(own)
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(home) / "orchestrator" / "profiles"
 

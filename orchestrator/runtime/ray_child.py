@@ -7,7 +7,6 @@ for machines that are not there. What comes of it stands in the report; the outp
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 import traceback
@@ -17,7 +16,7 @@ from pathlib import Path
 from orchestrator.errors import MachineError
 from orchestrator.plan.misfit import Misfit, hint
 from orchestrator.plan.types import WorkerResources
-from orchestrator.runtime import ray_train, ray_watch
+from orchestrator.runtime import ray_gang, ray_session, ray_watch
 from orchestrator.runtime.context import Launch
 from orchestrator.runtime.launcher import read_launch
 from orchestrator.runtime.ray_launcher import Reporter
@@ -47,14 +46,14 @@ class Child:
             self._reporter.tell(refused=_as_data(refusal))
         except Exception as bug:  # noqa: BLE001  the process' boundary: Ray raises what it likes, and the log has it
             traceback.print_exception(bug)
-            self._reporter.tell(ended=ray_train.first_line(bug))
+            self._reporter.tell(ended=ray_session.first_line(bug))
         else:
             self._reporter.tell(ended=error)
 
     def _connect(self, launch: Launch, resources: WorkerResources, *, patient: bool) -> None:
         while not self._connected:
             try:
-                ray_train.connect(self._address, launch, resources)
+                ray_session.connect(self._address, launch, resources)
                 self._connected = True
             except MachineError as error:
                 if not patient:
@@ -69,7 +68,8 @@ class Child:
             spots = self._find_room(scaling, patient=patient)
             self._reporter.tell(workers=spots.workers, room=spots.workers, waits_for=None)
             with ray_watch.repeated(partial(self._look, scaling, spots)):
-                ended = ray_train.fit(launch, resources, spots.workers, scaling.where(spots))
+                where, names = scaling.where(spots), spots.names
+                ended = ray_gang.run(launch, resources, spots.workers, where, names)
             if ended.started:
                 return (_lost_nodes(spots) if ended.error else "") or ended.error
             failed = MachineError(f"Ray could not start the workers: {ended.error}.", "Look at it with: ray status.")
@@ -111,7 +111,6 @@ def _as_data(error: MachineError) -> dict[str, str]:
 
 def main(folder: str, address: str) -> int:
     """Follow orders until there are no more."""
-    os.environ.update(ray_train.CONTROLLER_SETTINGS)
     child = Child(address, Reporter(Path(folder)))
     for line in sys.stdin:
         order = json.loads(line)

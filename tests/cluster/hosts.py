@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -55,6 +55,8 @@ class Host:
     pid: int
     path: str
     home: Path = HOME
+    started: list[subprocess.Popen[Any]] = field(default_factory=list, repr=False, compare=False)
+    """What we run there: as long as one that ended is not waited for, the kernel does not let the host end."""
 
     def popen(
         self,
@@ -68,7 +70,9 @@ class Host:
         own = {"HOME": str(self.home), "PATH": self.path, "USER": "root", "LOGNAME": "root", "LANG": "C.UTF-8"}
         options.setdefault("stdin", subprocess.DEVNULL)
         command = ["env", f"--chdir={cwd or self.home}", *map(str, argv)]
-        return namespaces.start_inside(self.pid, command, env={**own, **(env or {})}, **options)
+        process = namespaces.start_inside(self.pid, command, env={**own, **(env or {})}, **options)
+        self.started[:] = [earlier for earlier in self.started if earlier.poll() is None] + [process]
+        return process
 
     def run(
         self,
@@ -115,6 +119,7 @@ class Hosts:
         self._count = count
         self._shared = [str(Path(path).resolve()) for path in shared]
         self._first: dict[str, subprocess.Popen[str]] = {}
+        self._started: dict[str, list[subprocess.Popen[Any]]] = {}
         self._log: IO[str] = tempfile.TemporaryFile("w+")  # noqa: SIM115  closed in __exit__
         self.all: list[Host] = []
         self.key = KEY
@@ -140,9 +145,8 @@ class Hosts:
     ) -> None:
         for process in self._first.values():
             process.kill()
-        for process in self._first.values():
-            process.communicate()
-        self._first.clear()
+        for name in list(self._first):
+            self._end(name)
         self._log.close()
 
     def __getitem__(self, name: str) -> Host:
@@ -182,8 +186,17 @@ class Hosts:
 
     def crash(self, host: Host) -> None:
         """Take away the host's power: its processes are gone at once, and so is its address."""
-        self._first[host.name].kill()
-        self._first[host.name].wait()
+        self._end(host.name)
+
+    def _end(self, name: str) -> None:
+        """Wait for a host's end: of its first process, and before, of what we started there."""
+        first = self._first.pop(name, None)
+        if first is None:
+            return
+        first.kill()
+        for process in self._started.pop(name, ()):
+            process.wait()
+        first.communicate()
 
     def _start_switch(self) -> None:
         self._start_first("switch", {"kind": "switch"})
@@ -210,7 +223,9 @@ class Hosts:
             f"route add default via {SWITCH_ADDRESS}",
         ):
             self._ip(name, *words.split())
-        return Host(name=name, address=address, pid=pid, path=path)
+        host = Host(name=name, address=address, pid=pid, path=path)
+        self._started[name] = host.started
+        return host
 
     def _start_first(self, name: str, settings: dict[str, Any]) -> int:
         command = [sys.executable, str(Path(__file__).with_name("host_init.py")), json.dumps(settings)]

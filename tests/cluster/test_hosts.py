@@ -111,6 +111,13 @@ def test_hosts_can_be_added_and_crash(make_hosts: Callable[..., Hosts]) -> None:
     assert hosts.laptop.run(["ssh", "h1", "hostname"]).stdout == "h1\n"
 
 
+def test_hosts_end_although_nobody_waits_for_what_was_started(allowed: None) -> None:
+    with Hosts(2) as hosts:
+        for host in (*hosts.all, hosts.all[0]):
+            host.popen(["sleep", "1000"])
+        hosts.crash(hosts.all[0])
+
+
 def test_two_sets_of_hosts_know_nothing_of_each_other(hosts: Hosts, make_hosts: Callable[..., Hosts]) -> None:
     other = make_hosts(2)
     assert other.all[0].address == hosts.all[0].address

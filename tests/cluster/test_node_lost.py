@@ -76,7 +76,7 @@ def training(host: Host, command: list[Any]) -> Iterator[None]:
 
 
 def works(host: Host) -> bool:
-    return any("GangMember" in line or "RayTrainWorker" in line for line in host.processes().values())
+    return any("GangMember" in line for line in host.processes().values())
 
 
 def events(run: Path) -> list[dict[str, Any]]:

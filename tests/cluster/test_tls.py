@@ -14,9 +14,11 @@ from tests.cluster.started import PYTHON, Person, knock, open_ports, spec, start
 HERE = Path(__file__).parent
 COUNT = """
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On
 ray.init(logging_level=50)
-where = ray.remote(scheduling_strategy="SPREAD")(lambda: ray.util.get_node_ip_address())
-print(len(set(ray.get([where.remote() for _ in range(2)]))))
+where = ray.remote(lambda: ray.util.get_node_ip_address())
+asked = [where.options(scheduling_strategy=On(node["NodeID"], soft=False)).remote() for node in ray.nodes()]
+print(len(set(ray.get(asked, timeout=60))))
 """
 
 

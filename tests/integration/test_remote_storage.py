@@ -190,9 +190,9 @@ def test_a_bug_in_the_task_is_told_and_its_log_is_in_the_bucket(storage: str) ->
     assert list(curve(record)) == [1, 2, 3], "what was measured before is kept"
 
 
-def test_ray_keeps_its_notes_in_the_bucket_too(storage: str) -> None:
+def test_workers_of_ray_keep_all_in_the_bucket_too(storage: str) -> None:
     """On a Ray of its own, which knows the keys of this environment; nodes of a cluster have to know theirs."""
     record = carry_out(plan_of(*SMALL, f"storage.path={storage}", "job.steps=2"), launcher=RayLauncher(None))
     assert record.status is Status.finished
-    assert record.store.exists(paths.RAY)
+    assert record.store.exists(paths.MODEL)
     assert not Path("s3:").exists()
