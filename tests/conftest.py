@@ -17,9 +17,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Model profiles of tests do not go into the person's cache."""
+    """Model profiles of tests do not go into the person's cache, and tests do not use the person's cluster."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("ORCHESTRATOR_HOME", str(tmp_path_factory.mktemp("home")))
         yield
 
 
