@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 RUN    := $(VENV)/.installed-run
 DEV    := $(VENV)/.installed-dev
 
-.PHONY: help setup demo unit test lint tools format bench matrix outages wheel clean
+.PHONY: help setup demo unit test hosts lint tools format bench matrix outages wheel clean
 
 help:            ## Show what there is to make
 	@grep -hE '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -31,15 +31,18 @@ demo: $(RUN)     ## Train a small ResNet on handwritten digits with two DeepSpee
 unit: $(DEV)     ## The fast tests: no Ray, seconds
 	$(BIN)/python -m pytest -q tests/unit
 
-test: lint tools ## Everything CI checks: lint, types, all tests
-	$(BIN)/python -m pytest -q tests
+test: lint tools ## Everything CI checks: lint, types, tests on this machine
+	$(BIN)/python -m pytest -q tests/unit tests/integration
+
+hosts: $(DEV) tools  ## Tests on several hosts, which are network namespaces of this machine (needs root)
+	$(BIN)/python -m pytest -q tests/cluster
 
 lint: $(DEV)     ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-tools:           ## What tests on several hosts need from Debian: ip, sshd
+tools:           ## What tests need from Debian: strace; for several hosts also ip, sshd, rsync
 	@tests/cluster/install-tools
 
 format: $(DEV)   ## Let ruff put the code in order

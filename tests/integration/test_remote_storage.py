@@ -171,7 +171,7 @@ def test_a_stopped_run_resumes_from_the_bucket(storage: str) -> None:
     with pytest.raises(RunStoppedError, match=r"Saved at step \d+ and stopped\. .*--storage s3://bucket/team/runs"):
         driver.carry_out(record, plan, spec_of(plan), view)
     assert 0 < record.step < 4000
-    assert runs.load(storage, record.id).last_checkpoint == f"step-{record.step:08d}"
+    assert runs.load(storage, record.id).last_checkpoint == f"step-{record.step:08d}-a1"
     launcher = TorchrunLauncher()
     again = runs.load(storage, record.id)
     shown = on(events.STARTED, record.step, launcher.kill)
