@@ -17,7 +17,7 @@ from orchestrator.cli.main import main
 from orchestrator.cli.options import ConfigArgs
 from orchestrator.cli.planning import make_plan
 from orchestrator.plan.types import Plan
-from orchestrator.runtime import driver
+from orchestrator.resilience import failures
 from orchestrator.tracking import runs
 from orchestrator.tracking.runs import Status
 
@@ -26,7 +26,7 @@ WRONG, LACKS = 2, 3
 
 SETTINGS = (
     "Settings begin with: accumulation, batch, checkpoint, cluster, data, job, mesh, micro_batch, model, optimizer, "
-    "precision, schedule, storage, strategy, tracking."
+    "precision, resilience, schedule, storage, strategy, tracking."
 )
 MAKE_PLAN = "Make one with: orchestrator plan ... --out plan.json"
 RAY_ADDRESS = (
@@ -35,7 +35,10 @@ RAY_ADDRESS = (
 NO_TRACKING = "Train without it (tracking=off), or name another store (tracking.uri=...)."
 NAME_ID = "Use letters, digits, '_', '.' and '-', and begin with a letter or digit."
 TO_EXPORT = "To allow code of your own, list it in pyproject.toml: [tool.orchestrator] exports ="
-NEAR_TASK = "Nearest: jobs.image_classification:ImageClassification, jobs.image_classification:SmallResNet, jobs.image_classification:digits."
+NEAR_TASK = (
+    "Nearest: jobs.image_classification:ImageClassification, jobs.text_classification:TextClassification, "
+    "jobs.image_classification:SmallResNet."
+)
 
 FILES = {
     "a-file": "in the way\n",
@@ -284,4 +287,4 @@ def test_a_dataset_without_its_file(project: Path, capsys: Capture) -> None:
     ],
 )
 def test_a_workers_exception_is_told_in_one_line(kind: str, message: str, told: str) -> None:
-    assert driver.cause_of({"type": kind, "message": message, "rank": 3, "where": "task.py:7"}) == told
+    assert failures.describe({"type": kind, "message": message, "rank": 3, "where": "task.py:7"}) == told
