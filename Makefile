@@ -32,7 +32,7 @@ unit: $(DEV)     ## The fast tests: no Ray, seconds
 	$(BIN)/python -m pytest -q tests/unit
 
 test: lint tools ## Everything CI checks: lint, types, tests on this machine
-	$(BIN)/python -m pytest -q tests/unit tests/integration
+	$(BIN)/python -m pytest -q --durations=40 tests/unit tests/integration
 
 hosts: $(DEV) tools  ## Tests on several hosts, which are network namespaces of this machine (needs root)
 	$(BIN)/python -m pytest -q tests/cluster
