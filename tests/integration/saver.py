@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -87,11 +88,35 @@ def loaded(folder: Path) -> dict[str, object]:
     return {"step": found.progress.step, "content": content, "passed_over": found.passed_over, "left": left}
 
 
-def main(root: Path, label: str) -> None:
-    """All faults of one kind; or `once`: one save without any."""
+def on_a_full_disk(folder: Path, options: str) -> dict[str, object]:
+    """Save until a small file system is full, for good: none of what was there before may be lost."""
+    folder.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", folder], check=True)
+    saves, last, told = folder / "saves", 0, ""
+    try:
+        for last in range(1, 10):
+            (folder / f"beside-{last}").write_bytes(b"x" * 50_000)
+            save(saves, 1, range(last, last + 1))
+    except OrchestratorError as error:
+        told = error.message
+    except OSError as error:
+        told = f"beside: {error.strerror}"
+    for path in folder.glob("beside-*"):
+        path.unlink()
+    result = {"failed": last, "told": told, **loaded(saves)}
+    subprocess.run(["umount", folder], check=True)
+    return result
+
+
+def main(root: Path, label: str, *options: str) -> None:
+    """All faults of one kind; `once`: one save without any; `full`: file systems that are mounted with such options."""
     torch.set_num_threads(1)
     if label == "once":
         save(root / label, 1, range(1, 2))
+        return
+    if label == "full":
+        for number, option in enumerate(options):
+            print(json.dumps(on_a_full_disk(root / f"full-{number}", option)), flush=True)
         return
     at, reached = 0, True
     while reached:
@@ -104,4 +129,4 @@ def main(root: Path, label: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    main(Path(sys.argv[1]), *sys.argv[2:])

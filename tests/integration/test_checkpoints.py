@@ -189,6 +189,30 @@ def faults(tmp_path: Path) -> Callable[[str], list[dict[str, object]]]:
     return run
 
 
+def test_a_full_disk_costs_nothing_that_was_saved(tmp_path: Path) -> None:
+    """Real file systems, of which bytes or files run out at each point of a save."""
+    here = Path(__file__).parent
+    options = ["size=400k", *(f"nr_inodes={count}" for count in range(9, 24))]
+    done = subprocess.run(
+        ["unshare", "--mount", sys.executable, here / "saver.py", tmp_path, "full", *options],
+        env={**os.environ, "PYTHONPATH": str(here.parent.parent)},
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+    if "unshare" in done.stderr or "permission denied" in done.stderr:
+        pytest.skip("mounts are not permitted here")
+    assert done.returncode == 0, done.stderr[-3000:]
+    tries = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(tries) == len(options)
+    for each in tries:
+        assert "No space left" in each["told"] or "GB left" in each["told"], each
+        assert each["step"] in (each["failed"] - 1, each["failed"]), each
+        assert each["content"] == [each["step"]], each
+        assert (each["passed_over"], each["left"]) == ([], []), each
+    assert {each["step"] == each["failed"] for each in tries} == {True, False}
+
+
 def test_files_are_on_the_disk_before_the_name_and_the_name_before_it_counts(tmp_path: Path) -> None:
     """As the kernel saw it."""
     trace, folder = tmp_path / "trace", tmp_path / "saves"

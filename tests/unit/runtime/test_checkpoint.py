@@ -266,6 +266,28 @@ def test_every_flipped_byte_is_noticed(local: LocalStore) -> None:
         assert checkpoint.whole_damage() is None
 
 
+def test_a_flipped_byte_anywhere_in_a_large_one_leads_to_the_one_before(local: LocalStore) -> None:
+    saved = checkpoints(local)
+    saved.begin()
+    for step in (1, 2):
+        saved.save(Progress(step=step), snapshot(step / 4, count=130_000, whole=130_000))
+        saved.settle()
+    name, fence = "step-00000002-a1", local.path / "fence.json"
+    known = fence.read_bytes()
+    for file in sorted((local.path / name).iterdir()):
+        data = bytearray(file.read_bytes())
+        for place in range(0, len(data), 4096):
+            data[place] ^= 1
+            file.write_bytes(data)
+            found, content = newest(checkpoints(local, attempt=2))
+            assert (found.progress.step, content[0]) == (1, 0.25), (file.name, place)
+            assert name in found.passed_over[0]
+            data[place] ^= 1
+            fence.write_bytes(known)  # which says by now that the damaged one does not count
+        file.write_bytes(data)
+    assert newest(checkpoints(local, attempt=2))[0].name == name
+
+
 def test_the_sums_are_those_of_sha256sum(local: LocalStore) -> None:
     import subprocess
 
