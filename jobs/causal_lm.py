@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,11 +22,25 @@ from orchestrator import Task
 from orchestrator.data import tables
 from orchestrator.data.prepared import Prepared, PreparedDataset
 from orchestrator.data.records import Source, Splits
-from orchestrator.data.text import Kind, Packed
+from orchestrator.data.text import Kind, Packed, decoder
+
+LONGEST_SHOWN = 48
+"""Tokens that a sample goes on for: each takes a pass through the model."""
 
 
 class CausalLm(Task):
     """The next token at every place; a batch is rows of tokens, one longer than what the model sees."""
+
+    shown = 8
+    _decode: Callable[[Sequence[int]], str] = staticmethod(lambda tokens: bytes(tokens).decode(errors="replace"))
+
+    def dataset(self, split: str) -> Any:
+        """The rows of a split."""
+        dataset = super().dataset(split)
+        if isinstance(dataset, PreparedDataset):
+            kind = dataset.preprocessing["parameters"]["tokens"]
+            self._decode = decoder(kind, dataset.facts["vocabulary"])
+        return dataset
 
     def collate(self, items: Sequence[Tensor]) -> Tensor:
         """Rows of equal length."""
@@ -44,6 +58,15 @@ class CausalLm(Task):
         """Cross entropy, summed over tokens."""
         logits = model(self.inputs(batch))
         return cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten(), reduction="sum")
+
+    def show(self, model: nn.Module, batch: Tensor) -> Mapping[str, list[str]]:
+        """How a row's first half goes on, and how the model would likeliest have it go on."""
+        given = batch.shape[1] // 2
+        told = batch[:, :given]
+        for _ in range(min(LONGEST_SHOWN, batch.shape[1] - given)):
+            told = torch.cat([told, model(told)[:, -1:].argmax(dim=-1)], dim=1)
+        shown = {"given": batch[:, :given], "truth": batch[:, given : told.shape[1]], "answer": told[:, given:]}
+        return {name: [self._decode(row) for row in rows.tolist()] for name, rows in shown.items()}
 
     def summary(self, sums: Mapping[str, float], count: float) -> dict[str, float]:
         """Loss per token, and the number of tokens that would be as hard to choose from."""

@@ -21,6 +21,7 @@ from orchestrator.data.images import Images, Randomly
 from orchestrator.data.prepared import Prepared, PreparedDataset
 from orchestrator.data.records import Splits
 from orchestrator.errors import ConfigError
+from orchestrator.runtime.answers import of_batch
 
 
 class ImageClassification(Task):
@@ -39,6 +40,11 @@ class ImageClassification(Task):
             "loss": class_loss(logits, labels),
             "accuracy": (logits.argmax(dim=1) == labels).sum(),
         }
+
+    def show(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Mapping[str, Tensor]:
+        """Each image's class, and what the model takes it for."""
+        images, labels = batch
+        return of_batch(labels, model(images))
 
 
 def class_loss(logits: Tensor, labels: Tensor) -> Tensor:

@@ -37,6 +37,11 @@ class Regression(Task):
         rows, targets = batch
         return error_sums(model(rows), targets)
 
+    def show(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Mapping[str, Tensor]:
+        """Each row's target, and what the model makes of it."""
+        rows, targets = batch
+        return {"truth": targets.flatten(), "answer": model(rows).flatten()}
+
     def summary(self, sums: Mapping[str, float], count: float) -> dict[str, float]:
         """Loss, MAE, RMSE and the share of variance explained."""
         mean_squared = sums["squared_error"] / count
@@ -63,7 +68,7 @@ def error_sums(predicted: Tensor, targets: Tensor) -> dict[str, Tensor]:
 class TableRegression(Regression):
     """One number per row of numbers and categories; batches are (numbers, categories, targets)."""
 
-    _deviation = 1.0
+    _mean, _deviation = 0.0, 1.0
     _shape: tuple[int, list[int]] | None = None
     """Numbers, and how many values each category has: what the model must be made for."""
 
@@ -73,7 +78,8 @@ class TableRegression(Regression):
         if dataset is not None:
             categories = [len(known) + 1 for known in dataset.facts["categories"].values()]
             self._shape = len(dataset.facts["numeric"]), categories
-            self._deviation = dataset.facts["target"]["deviation"]
+            target = dataset.facts["target"]
+            self._mean, self._deviation = target["mean"], target["deviation"]
         return dataset
 
     def inputs(self, batch: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -92,6 +98,14 @@ class TableRegression(Regression):
     def metrics(self, model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> Mapping[str, Tensor]:
         """What MAE, RMSE and R2 are made of."""
         return error_sums(model(*self.inputs(batch)), batch[2])
+
+    def show(self, model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> Mapping[str, Tensor]:
+        """Each row's target and what the model makes of it, in the target's own unit."""
+        answer = model(*self.inputs(batch))
+        return {"truth": self._in_unit(batch[2]), "answer": self._in_unit(answer)}
+
+    def _in_unit(self, scaled: Tensor) -> Tensor:
+        return (scaled * self._deviation + self._mean).flatten()
 
     def summary(self, sums: Mapping[str, float], count: float) -> dict[str, float]:
         """Loss as trained; MAE and RMSE in the target's own unit; the share of variance explained."""

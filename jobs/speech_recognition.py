@@ -25,6 +25,7 @@ from orchestrator.data.audio import LogMel
 from orchestrator.data.prepared import Prepared, PreparedDataset
 from orchestrator.data.records import Splits
 from orchestrator.errors import ConfigError
+from orchestrator.runtime.answers import of_batch
 
 BLANK = text.UNKNOWN
 """The token for "nothing new"; transcripts have no unknown characters."""
@@ -55,6 +56,10 @@ class Keywords(Task):
         """Summed loss and number of recordings classified rightly."""
         logits = model(*self.inputs(batch))
         return {"loss": class_loss(logits, batch[2]), "accuracy": (logits.argmax(dim=1) == batch[2]).sum()}
+
+    def show(self, model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> Mapping[str, Tensor]:
+        """Each recording's class, and what the model takes it for."""
+        return of_batch(batch[2], model(*self.inputs(batch)))
 
 
 class SpeechRecognition(Task):
@@ -88,10 +93,19 @@ class SpeechRecognition(Task):
     def metrics(self, model: nn.Module, batch: tuple[Tensor, Tensor, Tensor, Tensor]) -> Mapping[str, Tensor | float]:
         """Summed loss; words, and how many changes make the words that were heard into those that were said."""
         logits = model(*self.inputs(batch))
-        heard = [self._decode(tokens) for tokens in greedy(logits, halved(batch[1]))]
-        said = [self._decode(row[:length].tolist()) for row, length in zip(batch[2], batch[3].tolist(), strict=True)]
+        said, heard = self._texts(logits, batch)
         errors = sum(distance(a.split(), b.split()) for a, b in zip(heard, said, strict=True))
         return {"loss": self._loss(logits, batch), "word_errors": errors, "words": sum(len(b.split()) for b in said)}
+
+    def show(self, model: nn.Module, batch: tuple[Tensor, Tensor, Tensor, Tensor]) -> Mapping[str, list[str]]:
+        """What was said, and what the model heard."""
+        said, heard = self._texts(model(*self.inputs(batch)), batch)
+        return {"truth": said, "answer": heard}
+
+    def _texts(self, logits: Tensor, batch: tuple[Tensor, Tensor, Tensor, Tensor]) -> tuple[list[str], list[str]]:
+        heard = [self._decode(tokens) for tokens in greedy(logits, halved(batch[1]))]
+        said = [self._decode(row[:length].tolist()) for row, length in zip(batch[2], batch[3].tolist(), strict=True)]
+        return said, heard
 
     def summary(self, sums: Mapping[str, float], count: float) -> dict[str, float]:
         """Loss per character, and the word error rate."""

@@ -18,6 +18,7 @@ from orchestrator import Task
 from orchestrator.data import tables, text
 from orchestrator.data.prepared import Prepared, PreparedDataset
 from orchestrator.data.records import Splits
+from orchestrator.runtime.answers import of_batch
 
 Batch = tuple[Tensor, Tensor, Tensor]
 
@@ -46,6 +47,10 @@ class TextClassification(Task):
         """Summed loss and number of texts classified rightly."""
         logits = model(*self.inputs(batch))
         return {"loss": class_loss(logits, batch[2]), "accuracy": (logits.argmax(dim=1) == batch[2]).sum()}
+
+    def show(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
+        """Each text's class, and what the model takes it for."""
+        return of_batch(batch[2], model(*self.inputs(batch)))
 
 
 class BagOfTokens(nn.Module):

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+PROJECT = "ORCHESTRATOR_PROJECT"
+"""Environment: the project's folder, where commands are not started in it."""
+
 # --- names inside a run's folder -------------------------------------------------------------------------------------
 RECORD = "run.json"
 """Id, status, attempts: the run itself."""
@@ -14,6 +17,8 @@ CONFIG = "config.yaml"
 EVENTS = "events"
 """Folder of event files, one per writer."""
 LOGS = "logs"
+MARKS = "marks"
+"""Folder of what is noted beside the logs: when which part was written, and where a worker was last."""
 CHECKPOINTS = "checkpoints"
 MODEL = "model"
 """The final model: model.safetensors, model.json."""
@@ -21,14 +26,26 @@ LEDGER = "tracking.json"
 """How much of the run MLflow has."""
 STOP = "stop"
 """Its presence asks the workers to save and end."""
+EVALUATIONS = "evaluations"
+"""One folder per split that was evaluated for good: metrics, the model's answers, plots."""
+PLOTS = "plots"
+"""Pictures of the run as a whole."""
 UNREADABLE = "unreadable.jsonl"
 """Items of the data that could not be used, and why."""
 FAILURES = "failures"
 """One file per worker that ended with an exception."""
+JOB = "job.json"
+"""What a run that was submitted is made of, and where it was handed in."""
+STOP_REQUEST = "stop.json"
+"""A person's request that the run end, as its driver reads it."""
+DRIVER_LOG = f"{LOGS}/driver.log"
+"""What the driver of a submitted run would have told a terminal."""
 
 # --- names in the storage folder -------------------------------------------------------------------------------------
 TRACKING = "mlflow"
 """Folder of the embedded MLflow store: database and artifacts."""
+PACKAGES = "packages"
+"""Folder of submitted projects, each under the digest of what it holds."""
 
 
 def worker_log(rank: int) -> str:
@@ -36,9 +53,29 @@ def worker_log(rank: int) -> str:
     return f"{LOGS}/rank-{rank}.log"
 
 
+def log_times(log: str) -> str:
+    """How far a log had come at which times, in a run's folder."""
+    return f"{MARKS}/{log.removeprefix(f'{LOGS}/').removesuffix('.log')}.times"
+
+
+def last_place(rank: int) -> str:
+    """Which line of the person's code a worker was in last, in a run's folder."""
+    return f"{MARKS}/rank-{rank}.place"
+
+
+def verdict(attempt: int) -> str:
+    """Why an attempt failed, as its driver judged it, in a run's folder."""
+    return f"{FAILURES}/attempt-{attempt}.json"
+
+
 def failure(attempt: int, rank: int) -> str:
     """Failure record of one worker, in a run's folder."""
     return f"{FAILURES}/attempt-{attempt}-rank-{rank}.json"
+
+
+def package(storage: str, digest: str) -> str:
+    """Where a submitted project lies in run storage."""
+    return f"{storage}/{PACKAGES}/{digest}.zip"
 
 
 def shipped_conf() -> Path:
@@ -60,8 +97,8 @@ def own_home() -> Path:
 
 
 def project_dir() -> Path:
-    """The user's project: the folder the command is started in."""
-    return Path.cwd()
+    """The user's project: the folder the command is started in, unless it was started for one that was sent here."""
+    return Path(os.environ.get(PROJECT) or Path.cwd())
 
 
 def project_conf() -> Path | None:
@@ -79,4 +116,4 @@ def is_url(path: str) -> bool:
 
 def absolute(path: str) -> str:
     """A storage path that means the same from every folder."""
-    return path.rstrip("/") if is_url(path) else str((project_dir() / Path(path).expanduser()).resolve())
+    return path.rstrip("/") if is_url(path) else str((Path.cwd() / Path(path).expanduser()).resolve())

@@ -24,6 +24,7 @@ VERBS = {
     "train": ("orchestrator.cli.train:train", "Plan a job and run it here."),
     "resume": ("orchestrator.cli.train:resume", "Go on with a run from its newest checkpoint."),
     "runs": ("orchestrator.cli.runs:runs", "List runs; look into one of them."),
+    "evaluate": ("orchestrator.cli.evaluate:evaluate", "Judge a run's model anew: any checkpoint, split or data."),
     "export": ("orchestrator.cli.export:export", "Write a run's model as one file, from any checkpoint."),
     "ui": ("orchestrator.cli.ui:ui", "Open MLflow's page on the recorded runs."),
     "up": ("orchestrator.cli.up:up", "Start Ray and an MLflow server on this machine, to stay."),
@@ -36,7 +37,7 @@ VERBS = {
 }
 """Where each verb lives, and its line in the help."""
 
-USE_CLUSTER = frozenset({"plan", "preprocess", "train", "resume", "runs", "ui", "doctor", "cluster check"})
+USE_CLUSTER = frozenset({"plan", "preprocess", "train", "resume", "runs", "evaluate", "ui", "doctor", "cluster check"})
 """Commands that find the cluster which was started on this machine."""
 
 BUG = 4

@@ -446,6 +446,8 @@ class Tracking:
     """Seconds between two such records."""
     log_model: bool = True
     """Record the final model with its signature."""
+    plots: bool = True
+    """Draw loss curves and the test split's answers at the end, and keep them in the run and in MLflow."""
     timeout_s: float = 15.0
     """Longest wait for the tracking server before training starts without having started."""
 

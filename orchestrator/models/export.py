@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +16,7 @@ from orchestrator.storage import write_atomically
 from orchestrator.tracking.runs import RunRecord
 
 if TYPE_CHECKING:
-    from orchestrator.runtime.catalog import Catalog
+    from orchestrator.runtime.catalog import Catalog, OpenCheckpoint
 
 BEST, LAST = "best", "last"
 
@@ -53,12 +55,9 @@ def export(record: RunRecord, folder: Path, *, checkpoint: str = BEST, dtype: st
     from orchestrator.runtime.catalog import step_of
     from orchestrator.runtime.whole_model import WholeModel
 
-    catalog, name = _catalog(record), find(record, checkpoint)
+    name = find(record, checkpoint)
     _check_folder(folder)
-    with catalog.opened(name) as opened:
-        damage = opened.whole_damage()
-        if damage:
-            raise StorageError(f"Checkpoint {name} is damaged: {damage}.", f"Others: {', '.join(catalog.names())}.")
+    with opened_checkpoint(record, name) as opened:
         model = WholeModel(opened.reader(), _dtype(dtype))
         file, partial = folder / WEIGHTS, folder / f".{WEIGHTS}.part"
         try:
@@ -80,6 +79,17 @@ def export(record: RunRecord, folder: Path, *, checkpoint: str = BEST, dtype: st
             bytes=file.stat().st_size,
             dtype=dtype,
         )
+
+
+@contextlib.contextmanager
+def opened_checkpoint(record: RunRecord, name: str) -> Iterator[OpenCheckpoint]:
+    """A checkpoint to read from; one that is not as it was written is refused."""
+    catalog = _catalog(record)
+    with catalog.opened(name) as opened:
+        damage = opened.whole_damage()
+        if damage:
+            raise StorageError(f"Checkpoint {name} is damaged: {damage}.", f"Others: {', '.join(catalog.names())}.")
+        yield opened
 
 
 def _catalog(record: RunRecord) -> Catalog:

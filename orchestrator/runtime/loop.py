@@ -12,6 +12,7 @@ from orchestrator.config.schema import Every, JobSpec, MonitorMode
 from orchestrator.errors import ConfigError, did_you_mean
 from orchestrator.plan.schedule import lr_factor
 from orchestrator.plan.types import Row
+from orchestrator.runtime.answers import Answers
 from orchestrator.runtime.catalog import Progress, step_of
 from orchestrator.runtime.checkpoint import Checkpoints
 from orchestrator.runtime.collective import Agreement, PendingSum
@@ -207,7 +208,7 @@ class Loop:
         self._judge(metrics)
         parts.ctx.report(metrics)
 
-    def evaluate_split(self, dataset: Dataset, split: str) -> dict[str, float]:
+    def evaluate_split(self, dataset: Dataset, split: str, answers: Answers | None = None) -> dict[str, float]:
         """Evaluate and record one split."""
         parts = self._parts
         metrics = evaluate(
@@ -218,6 +219,7 @@ class Loop:
             split_evenly(len(dataset), parts.row.micro_batch, parts.data_rank, parts.row.mesh.data),
             counts=parts.counts,
             device=parts.device,
+            answers=answers,
         )
         named = {f"{split}/{name}": value for name, value in metrics.items()}
         self._emit_metrics(named)

@@ -40,6 +40,9 @@ class Dataset(Protocol):
 class Task:
     """Base of all Tasks. Only `loss` must be written; the rest has defaults that fit batches of (inputs, targets)."""
 
+    shown = 5000
+    """About how many items `show` is asked for: enough for plots, and a file that opens."""
+
     def __init__(self, model: Callable[[], nn.Module], data: Callable[[str], Dataset | None]) -> None:
         self._model = model
         self._data = data
@@ -81,6 +84,14 @@ class Task:
     def summary(self, sums: Mapping[str, float], count: float) -> dict[str, float]:
         """Metrics of a whole split from its sums and count; the default divides each sum by the count."""
         return {name: total / count for name, total in sums.items()}
+
+    def show(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor | Sequence[Any]]:
+        """For plots and samples: of each item in a batch what is true (`truth`) and what the model says (`answer`).
+
+        Classes by number, with the model's `confidence`; numbers as floats; or texts, where it may be told what was
+        `given`. By default nothing is shown.
+        """
+        return {}
 
     def blocks(self, model: nn.Module) -> list[nn.Module]:
         """The modules that activation checkpointing computes again: by default, those in ModuleLists."""

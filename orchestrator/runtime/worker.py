@@ -13,7 +13,8 @@ from orchestrator.config.schema import JobSpec
 from orchestrator.errors import ConfigError
 from orchestrator.plan import schedule
 from orchestrator.plan.types import Plan, Row
-from orchestrator.runtime import swapped
+from orchestrator.runtime import evaluated, swapped
+from orchestrator.runtime.answers import Answers
 from orchestrator.runtime.catalog import Progress, require, step_of
 from orchestrator.runtime.checkpoint import Checkpoints, Retention
 from orchestrator.runtime.collective import Agreement
@@ -30,6 +31,8 @@ from orchestrator.tracking import events
 from orchestrator.tracking.events import EventWriter
 from orchestrator.tracking.spool import Spool
 from orchestrator.tracking.system import SystemMonitor
+
+TEST = "test"
 
 
 def train(ctx: WorkerContext) -> None:
@@ -130,12 +133,30 @@ def _finish(parts: Parts, loop: Loop, plan: Plan) -> None:
         loop.metrics.update(progress.best_metrics)
     test = _optional(parts.task, "test")
     if test is not None:
-        loop.evaluate_split(test, "test")
+        _evaluate_for_good(parts, loop, test)
     description = describe_model(parts.task, parts.engine, parts.train, parts.device)
     if parts.ctx.rank == 0:
         description |= {"step": step_of(name), "metrics": loop.metrics}
         with checkpoints.catalog.opened(name) as checkpoint:
             save_model(open_store(parts.ctx.launch.root), WholeModel(checkpoint.reader()), plan, description)
+
+
+def _evaluate_for_good(parts: Parts, loop: Loop, test: Dataset) -> None:
+    """The test split, with the model's answers and plots for people to look at."""
+    if not (parts.spec.tracking.enabled and parts.spec.tracking.plots):
+        loop.evaluate_split(test, TEST)
+        return
+    store, answers = open_store(parts.ctx.launch.root), Answers(parts.task, parts.row.micro_batch * parts.row.mesh.data)
+    metrics = loop.evaluate_split(test, TEST, answers)
+    if parts.counts and answers.rows:
+        evaluated.leave(store, TEST, parts.ctx.rank, answers)
+    if parts.events:
+        parts.events.flush()
+    parts.agreement.barrier()
+    if parts.ctx.rank == 0:
+        about = {"split": TEST, "step": loop.progress.step, "metrics": metrics}
+        evaluated.keep(store, TEST, about, evaluated.gather(store, TEST), evaluated.class_names(test))
+        evaluated.keep_loss_curves(store)
 
 
 def _writer(ctx: WorkerContext, name: str) -> EventWriter:

@@ -75,3 +75,12 @@ def reason(error: BaseException) -> str:
         return "the server does not answer in time"
     line = text.splitlines()[0]
     return line if len(line) <= 300 else f"{line[:300]}..."
+
+
+def errors() -> tuple[type[Exception], ...]:
+    """What calls into MLflow can raise: its own errors, and those of the network, database and folder below it."""
+    import requests
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return (MlflowException, requests.RequestException, SQLAlchemyError, ImportError, OSError, ValueError)

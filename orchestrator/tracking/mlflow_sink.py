@@ -57,6 +57,8 @@ class MlflowSink:
         self._backlog: Backlog | None = None
         self._forwarder: Forwarder | None = None
         self._connection: MlflowClient | None = None
+        self._files: list[Path] = []
+        """Results that lie ready to be recorded: folders, files."""
 
     @property
     def run_id(self) -> str:
@@ -99,6 +101,7 @@ class MlflowSink:
                 if status is Status.finished and self._lacks_model():
                     say("recording the model")
                     self.log_model(self._storage.download(paths.MODEL, Path(scratch)))
+                self._files = list(self._results(Path(scratch)))
                 names = self._storage.list(paths.LOGS)
                 logs = {name: self._storage.gather(f"{paths.LOGS}/{name}", Path(scratch)) for name in names}
             except StorageError as error:
@@ -274,7 +277,19 @@ class MlflowSink:
     def _lacks_model(self) -> bool:
         return self._tracking.log_model and not self._ledger.model and self._storage.exists(paths.MODEL)
 
+    def _results(self, scratch: Path) -> Iterator[Path]:
+        """Folders and files of results that there are, here or as copies."""
+        for name in filter(self._storage.exists, (paths.EVALUATIONS, paths.PLOTS)):
+            yield self._storage.download(name, scratch)
+        if self._storage.exists(paths.UNREADABLE):
+            yield self._storage.fetch(paths.UNREADABLE, scratch)
+
     def _end(self, status: Status, logs: Mapping[str, str | Path]) -> None:
+        for path in self._files:
+            if path.is_dir():
+                self._client.log_artifacts(self._run_id, str(path), path.name)
+            else:
+                self._client.log_artifact(self._run_id, str(path))
         if logs:
             with tempfile.TemporaryDirectory() as folder:
                 for name, content in logs.items():
@@ -323,7 +338,7 @@ class MlflowSink:
             mlflow_client.within(timeout_s, call, what)
         except TrackingError as error:
             raise TrackingError(f"{error.message} Store: {self._store.shown}.", error.hint or WAYS_OUT) from error
-        except _mlflow_errors() as error:
+        except mlflow_client.errors() as error:
             raise TrackingError(
                 f"MLflow at {self._store.shown} cannot {what}: {mlflow_client.reason(error)}.", WAYS_OUT
             ) from error
@@ -341,15 +356,6 @@ class MlflowSink:
 
 _REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
 """What MLflow says of points that it will never take; any other answer may change."""
-
-
-def _mlflow_errors() -> tuple[type[Exception], ...]:
-    """What calls into MLflow can raise: its own errors, and those of the network, database and folder below it."""
-    import requests
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
-
-    return (MlflowException, requests.RequestException, SQLAlchemyError, ImportError, OSError, ValueError)
 
 
 def _tail(content: str | Path) -> bytes:
