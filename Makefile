@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 RUN    := $(VENV)/.installed-run
 DEV    := $(VENV)/.installed-dev
 
-.PHONY: help setup demo unit test hosts lint tools format bench matrix outages wheel clean
+.PHONY: help setup demo unit test hosts lint tools format bench recipes matrix outages wheel clean
 
 help:            ## Show what there is to make
 	@grep -hE '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -51,6 +51,9 @@ format: $(DEV)   ## Let ruff put the code in order
 
 bench: $(DEV)    ## Benchmarks side by side against peers
 	$(BIN)/python -m benchmarks
+
+recipes: $(DEV)  ## Train the recipes on real data: make recipes DATA=folder (an hour; can be interrupted)
+	$(BIN)/python -m benchmarks.recipes $(DATA)
 
 matrix: $(DEV)   ## Runs killed at 20 random steps under each strategy, against undisturbed ones (an hour; can be interrupted)
 	$(BIN)/python -m tests.integration.cuts

@@ -6,7 +6,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from benchmarks import checkpoints, strategies, tracking, training
+from benchmarks import checkpoints, images, strategies, submission, sweeps, tracking, training
 from benchmarks.harness import HEADER, keep
 
 RESULTS = Path(__file__).parent / "results"
@@ -15,6 +15,9 @@ BENCHMARKS = {
     "checkpoints": checkpoints.benchmark,
     "strategies": strategies.benchmark,
     "tracking": tracking.benchmark,
+    "images": images.benchmark,
+    "submission": submission.benchmark,
+    "sweeps": sweeps.benchmark,
 }
 
 

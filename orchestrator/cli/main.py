@@ -22,8 +22,16 @@ VERBS = {
     "plan": ("orchestrator.cli.plan:plan", "Show exactly what would run, without running it."),
     "preprocess": ("orchestrator.cli.preprocess:preprocess", "Prepare a job's data, for all runs to come."),
     "train": ("orchestrator.cli.train:train", "Plan a job and run it here."),
+    "submit": ("orchestrator.cli.submit:submit", "Hand a job to the cluster, to run while nobody waits."),
+    "stop": ("orchestrator.cli.stop:stop", "Have a run save a checkpoint and end."),
+    "rerun": ("orchestrator.cli.rerun:rerun", "Submit once more what a run was."),
+    "sweep": ("orchestrator.cli.sweep:sweep", "Search over settings: many trials, on workers that stay warm."),
     "resume": ("orchestrator.cli.train:resume", "Go on with a run from its newest checkpoint."),
     "runs": ("orchestrator.cli.runs:runs", "List runs; look into one of them."),
+    "jobs": ("orchestrator.cli.jobs:jobs", "List jobs that were submitted; look into one of them."),
+    "logs": ("orchestrator.cli.logs:logs", "Show, or follow, what a run's workers print."),
+    "attach": ("orchestrator.cli.attach:attach", "Watch a run until it is over."),
+    "why": ("orchestrator.cli.why:why", "Tell what a job waits for, and what would start it."),
     "evaluate": ("orchestrator.cli.evaluate:evaluate", "Judge a run's model anew: any checkpoint, split or data."),
     "export": ("orchestrator.cli.export:export", "Write a run's model as one file, from any checkpoint."),
     "ui": ("orchestrator.cli.ui:ui", "Open MLflow's page on the recorded runs."),
@@ -37,7 +45,12 @@ VERBS = {
 }
 """Where each verb lives, and its line in the help."""
 
-USE_CLUSTER = frozenset({"plan", "preprocess", "train", "resume", "runs", "evaluate", "ui", "doctor", "cluster check"})
+USE_CLUSTER = frozenset(
+    [
+        *("plan", "preprocess", "train", "sweep", "submit", "rerun", "resume", "runs", "evaluate", "ui", "doctor"),
+        "cluster check",
+    ]
+)
 """Commands that find the cluster which was started on this machine."""
 
 BUG = 4
@@ -199,7 +212,7 @@ def _report(error: Exception, message: str, hint: str, code: int, args: Sequence
 def _usage_hint(error: click.ClickException, args: Sequence[str]) -> str:
     """Where to read how the command is called."""
     if isinstance(error, click.NoSuchOption) and error.option_name in ("-m", "--multirun"):
-        return "Sweeps are not available yet: run the command once for each value."
+        return "For several values of a setting: orchestrator sweep KEY=VALUE,VALUE ..."
     context = getattr(error, "ctx", None)
     verb = [arg for arg in args if arg in VERBS][:1]
     return f"See: {context.command_path if context else ' '.join([_program(), *verb])} --help"

@@ -71,13 +71,16 @@ def _complete_config_names(context: click.Context, parameter: click.Parameter, i
 
 
 def complete_runs(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[Any]:
-    """Ids of the runs in a storage folder; a URL is not asked, since that takes seconds."""
+    """Ids of the runs in a storage folder, or of those here and the jobs submitted here; a URL is not asked, since that
+    takes seconds.
+    """
     from orchestrator import paths
-    from orchestrator.tracking.runs import LAST, ids
+    from orchestrator.submit import subject
+    from orchestrator.tracking.runs import LAST
 
     parent = context.parent.params.get("storage") if context.parent else None
-    storage = context.params.get("storage") or parent or "runs"
-    known = [] if paths.is_url(storage) else ids(storage)
+    storage = context.params.get("storage") or parent
+    known = [] if storage and paths.is_url(storage) else sorted(subject.roots(storage))
     return [name for name in (LAST, *known) if known and name.startswith(incomplete)]
 
 

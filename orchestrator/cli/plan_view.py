@@ -70,7 +70,7 @@ def _lines(plan: Plan) -> list[tuple[str, str]]:
     row = plan.preferred
     lines = [
         ("Job", plan.job),
-        ("Task", plan.task),
+        ("Script" if plan.spec.get("script") else "Task", plan.task),
         ("Length", _length(plan.spec)),
         ("Workers", _workers(plan)),
         ("Placement", _placement(plan)),
@@ -88,7 +88,8 @@ def _lines(plan: Plan) -> list[tuple[str, str]]:
         ("Made with", ", ".join(f"{name} {version}" for name, version in sorted(plan.environment.items()))),
         ("Digest", plan.digest),
     ]
-    return [(name, value) for name, value in lines if value]
+    passed_over = ("Length", "Schedule", "Checkpoints") if plan.spec.get("script") else ()
+    return [(name, value) for name, value in lines if value and name not in passed_over]
 
 
 def batch_equation(row: Row) -> str:

@@ -25,7 +25,7 @@ def make_plan(config: ConfigArgs, *, check_code: bool = True, cluster_file: str 
     """
     from orchestrator.cli.sizing import profile_of
     from orchestrator.cluster import inventory
-    from orchestrator.plan import auto, budget
+    from orchestrator.plan import auto, budget, script
     from orchestrator.plan.make import check, make
 
     loaded = config.load()
@@ -47,6 +47,9 @@ def make_plan(config: ConfigArgs, *, check_code: bool = True, cluster_file: str 
             tracking_uri=tracking_uri,
         )
 
+    if loaded.spec.script is not None:
+        script.check(loaded.spec, paths.project_dir())
+        return plan_for(loaded.resolved, loaded.spec)
     left_open = auto.is_wanted(loaded.spec)
     asked = (loaded.resolved, loaded.spec)
     plan = auto.start(*asked, plan_for) if left_open else plan_for(*asked)
@@ -86,7 +89,7 @@ def _shared(path: str) -> bool:
 
 def check_targets(plan: Plan, where: Callable[[str], str] = lambda key: "") -> Plan:
     """Refuse a Task, model or data that does not exist or does not take the arguments given, where there is torch."""
-    if importlib.util.find_spec("torch") is None:
+    if importlib.util.find_spec("torch") is None or plan.spec.get("script"):
         return plan
     from orchestrator.config import targets
 

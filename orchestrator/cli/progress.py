@@ -22,7 +22,7 @@ class PlainView:
         self._interval = interval_s
         self._clock = clock
         self._shown = 0.0
-        self._total = 0
+        self._total: int | None = None
 
     def say(self, text: str) -> None:
         """One line."""
@@ -36,7 +36,8 @@ class PlainView:
             now = self._clock()
             if now - self._shown >= self._interval:
                 self._shown = now
-                self.say(f"step {event.step}/{self._total}  {step_line(event.data['metrics'])}")
+                of_all = f"/{self._total}" if self._total else ""
+                self.say(f"step {event.step}{of_all}  {step_line(event.data['metrics'])}")
         text = milestone(event)
         if text:
             self.say(text)
@@ -104,7 +105,8 @@ def make_view(stream: TextIO) -> PlainView | LiveView:
 
 def step_line(metrics: dict[str, float]) -> str:
     """The numbers of one step."""
-    return f"loss {metrics['train/loss']:.4g}  {number(metrics['train/samples_per_second'])} samples/s"
+    speed = metrics.get("train/samples_per_second")
+    return f"loss {metrics['train/loss']:.4g}" + (f"  {number(speed)} samples/s" if speed else "")
 
 
 def milestone(event: Event) -> str:
@@ -113,10 +115,9 @@ def milestone(event: Event) -> str:
         data = event.data
         start = f" from step {event.step}" if event.step else ""
         workers = f"{data['world_size']} worker{'s' if data['world_size'] > 1 else ''}"
-        return (
-            f"training {data['total_steps']} steps{start} with {workers} "
-            f"on {data['device'].split(':')[0]}, {data['parameters']:,} parameters"
-        )
+        steps = f" {data['total_steps']} steps" if data["total_steps"] else ""
+        size = f", {data['parameters']:,} parameters" if data["parameters"] else ""
+        return f"training{steps}{start} with {workers} on {data['device'].split(':')[0]}{size}"
     if event.kind == events.EVALUATED:
         return f"step {event.step}  " + "  ".join(
             f"{name} {value:.4g}" for name, value in event.data["metrics"].items()
@@ -137,8 +138,9 @@ def render_summary(summary: dict[str, Any], commands: list[str], stream: TextIO)
     )
     run = summary["run"]
     attempts = f", in {summary['attempts']} attempts" if summary["attempts"] > 1 else ""
+    after = f" after {summary['steps']} steps" if summary["steps"] else ""
     lines = [
-        f"run {run} {summary['status']} after {summary['steps']} steps in {summary['seconds']:.0f} s{attempts}",
+        f"run {run} {summary['status']}{after} in {summary['seconds']:.0f} s{attempts}",
         f"  metrics      {metrics}" if metrics else "",
         f"  folder       {summary['folder']}",
         f"  checkpoint   {summary['checkpoint']}" if summary["checkpoint"] else "",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import socket
 from functools import cached_property
@@ -13,7 +12,8 @@ import click
 from orchestrator import paths
 from orchestrator.errors import OrchestratorError
 from orchestrator.plan.types import Plan
-from orchestrator.resilience.failures import Record, by_weight
+from orchestrator.resilience.failures import Record
+from orchestrator.submit.failure_report import first_failure, read_records
 from orchestrator.tracking import events, params
 from orchestrator.tracking.runs import Attempt, RunRecord, Status
 from orchestrator.tracking.store import resolve_uri
@@ -147,10 +147,7 @@ class RunReport:
         """What workers left of the last attempt, the cause first."""
         if not self.record.attempts:
             return []
-        prefix = f"attempt-{self.record.attempts[-1].number}-"
-        store = self.record.store
-        names = [name for name in store.list(paths.FAILURES) if name.startswith(prefix)]
-        return by_weight(json.loads(store.read(f"{paths.FAILURES}/{name}")) for name in names)
+        return read_records(self.record.store, self.record.attempts[-1].number)
 
     def summary(self) -> dict[str, Any]:
         """What the list says of it, as data."""
@@ -210,17 +207,10 @@ class RunReport:
         """Why it failed: the cause, and the end of its traceback."""
         if self.record.status is not Status.failed:
             return []
-        failures = self.failures()
-        if not failures:
-            error = self.record.attempts[-1].error if self.record.attempts else ""
-            return [click.style(f"  {line}", fg=None if n else "red") for n, line in enumerate(error.splitlines())]
-        first = failures[0]
-        trace = str(first.get("traceback", "")).rstrip().splitlines()[-8:]
-        others = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
+        failure = first_failure(self.record)
         return [
-            click.style(f"  {first['type']}: {first['message']}", fg="red"),
-            f"  worker {first['rank']}{others}",
-            *(f"    {line}" for line in trace),
+            click.style(f"  {line}", fg=None if number else "red")
+            for number, line in enumerate(failure.lines() if failure else ())
         ]
 
     def place_lines(self) -> list[str]:
@@ -258,6 +248,8 @@ class RunReport:
 
 def _attempt_line(attempt: Attempt) -> str:
     steps = "" if attempt.first_step is None else f"  steps {attempt.first_step} to {attempt.last_step}"
+    if steps and attempt.status is Status.running:  # how far it came is written down in the end
+        steps = f"  from step {attempt.first_step}"
     took = f"  {ago(attempt.ended - attempt.started)}" if attempt.ended else ""
     error = f"  {attempt.error.splitlines()[0]}" if attempt.error else ""
     return f"  {attempt.number}  {attempt.status.value:<9} {workers(attempt.world_size):<9}{steps}{took}{error}"

@@ -13,10 +13,11 @@ import click
 
 from orchestrator import paths
 from orchestrator.cli.options import ConfigArgs, complete_runs, config_options, json_option, verbose_option
-from orchestrator.errors import ConfigError, PlanError
+from orchestrator.errors import ConfigError, PlanError, RunFailedError
 
 if TYPE_CHECKING:
     from orchestrator.plan.types import Plan
+    from orchestrator.submit.record import JobRecord
     from orchestrator.tracking.runs import RunRecord
 
 
@@ -43,7 +44,7 @@ def train(config: ConfigArgs, plan_file: str | None, run_id: str | None) -> None
     if run_id is not None:
         runs.check_id(run_id)
     if plan_file:
-        _refuse_config(config, plan_file)
+        refuse_config(config, plan_file)
         plan = planning.check_targets(read_plan(plan_file))
     else:
         plan = planning.make_plan(config)
@@ -51,8 +52,8 @@ def train(config: ConfigArgs, plan_file: str | None, run_id: str | None) -> None
     _carry_out(runs.create(plan, run_id), plan, as_json=config.json, verbose=config.verbose)
 
 
-def _refuse_config(config: ConfigArgs, plan_file: str) -> None:
-    """A plan holds its config; what is said of another one would be passed over."""
+def refuse_config(config: ConfigArgs, plan_file: str) -> None:
+    """A plan holds its config: what is said of another one would be passed over."""
     given = [repr(override) for override in config.overrides]
     given += [f"--config-dir {config.config_dir}"] if config.config_dir else []
     given += [f"--config-name {config.config_name}"] if config.config_name != "config" else []
@@ -71,14 +72,37 @@ def _preflight(plan: Plan) -> None:
 
 @click.command()
 @click.argument("run", shell_complete=complete_runs)
-@click.option("--storage", metavar="PATH", default="runs", show_default=True, help="Folder or URL the run lies in.")
+@click.option(
+    "--storage",
+    metavar="PATH",
+    help="Folder or URL the run lies in.  [default: runs, and wherever jobs were submitted to from here]",
+)
+@click.option(
+    "--cluster",
+    "cluster_file",
+    metavar="FILE",
+    type=click.Path(dir_okay=False),
+    help="Do it on the head of the cluster in this cluster.yaml, over SSH.",
+)
 @json_option
 @verbose_option
-def resume(run: str, storage: str, json: bool, verbose: bool) -> None:
-    """Go on with a run from its newest checkpoint. RUN is an id, a unique beginning of one, or `last`."""
+def resume(run: str, storage: str | None, cluster_file: str | None, json: bool, verbose: bool) -> None:
+    """Go on with a run from its newest checkpoint. RUN is an id, a unique beginning of one, or `last`.
+
+    A run that was submitted is handed to the cluster again.
+    """
+    if cluster_file:
+        from orchestrator.cli import remote
+
+        sys.exit(remote.forward(cluster_file, sys.argv[1:]))
+    from orchestrator.submit import subject
     from orchestrator.tracking import runs
 
-    record = runs.load(storage, run)
+    found = subject.find(run, storage)
+    if found.job:
+        _hand_in_again(found.job, as_json=json)
+        return
+    record = runs.load(found.storage, found.id)
     if record.status is runs.Status.finished:
         raise ConfigError(
             f"Run {record.id} has finished; there is nothing to go on with.",
@@ -86,7 +110,15 @@ def resume(run: str, storage: str, json: bool, verbose: bool) -> None:
         )
     plan = record.plan
     _preflight(plan)
+    record.store.remove(paths.STOP_REQUEST)
     _carry_out(record, plan, as_json=json, verbose=verbose)
+
+
+def _hand_in_again(job: JobRecord, *, as_json: bool) -> None:
+    from orchestrator.cli.submit import show
+    from orchestrator.submit import desk
+
+    show(desk.hand_in_again(job, desk.cluster_here()), as_json=as_json, wait=False)
 
 
 def read_plan(file: str) -> Plan:
@@ -118,6 +150,7 @@ def _carry_out(record: RunRecord, plan: Plan, *, as_json: bool, verbose: bool) -
     from orchestrator.cli.runs_report import RunReport
     from orchestrator.config.load import spec_from_dict
     from orchestrator.runtime import driver
+    from orchestrator.submit import failure_report
 
     view = make_view(sys.stderr)
     try:
@@ -125,6 +158,8 @@ def _carry_out(record: RunRecord, plan: Plan, *, as_json: bool, verbose: bool) -
             view.say(f"note: {note}")
         view.say(f"run {record.id} in {record.root}")
         driver.carry_out(record, plan, spec_from_dict(plan.spec), view, follow_logs=verbose)
+    except RunFailedError as error:
+        raise failure_report.with_details(error, record) from error
     finally:
         view.close()
     summary = record.summary()

@@ -242,6 +242,10 @@ class Cluster:
         line = [*self._python(), "orchestrator.cluster.enter", self.spec.name, *command]
         return self._connections.follow(address or self.spec.head, f"exec {shell_line(line)}")
 
+    def send(self, source: Path, target: str) -> None:
+        """Copy the content of a folder to one on the head."""
+        self._connections.copy(self.spec.head, source, target)
+
     # --- calls -------------------------------------------------------------------------------------------------------
     def _python(self) -> list[str]:
         folder = self.spec.own.environment or install.folder_of(self.spec.name, "~")

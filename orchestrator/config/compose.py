@@ -78,6 +78,22 @@ def compose(overrides: Sequence[str], config_name: str, config_dir: str | None) 
     return Composition(config=config, origins=origins, lines=lines)
 
 
+def overlaid(composition: Composition, overrides: Sequence[str]) -> Composition:
+    """Lay settings on a composition, which is changed; call it within `session`."""
+    settings = _parse(overrides)
+    _apply(settings, composition.config)
+    given = [*composition.origins.given, *(diagnose.given(override) for override in settings)]
+    origins = Origins(find_files=composition.origins.find_files, given=given)
+    lines = [*composition.lines, *(str(override.input_line) for override in settings)]
+    return Composition(config=composition.config, origins=origins, lines=lines)
+
+
+def options_of(group: str, config_name: str, config_dir: str | None) -> list[str] | None:
+    """The options of a config group, None when there is no such group; call it within `session`."""
+    repo = _repository(ConfigLoaderImpl(_search_path(config_dir)), config_name, [])
+    return diagnose.options(repo, group) if repo.group_exists(group) else None
+
+
 @contextlib.contextmanager
 def session() -> Iterator[None]:
     """Hydra's global state as we need it; the config and Hydra of a caller that uses it too are put back."""

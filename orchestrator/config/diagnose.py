@@ -52,8 +52,8 @@ def sweep(override: Override) -> ConfigError:
     _, _, value = str(override.input_line).partition("=")
     key = override.key_or_group
     takes_list = "(" not in value and keys.describe(key).startswith("a list")
-    hint = f"Write a list as {key}=[{value}]." if takes_list else "Give one value."
-    return ConfigError(f"Sweeps are not available in this command{typed(override)}.", hint)
+    hint = f"Write a list as {key}=[{value}]." if takes_list else "Give one value; to try several: orchestrator sweep."
+    return ConfigError(f"{key} has several values where one is needed{typed(override)}.", hint)
 
 
 def typed(override: Override) -> str:

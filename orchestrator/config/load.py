@@ -33,13 +33,21 @@ def load(overrides: Sequence[str] = (), config_name: str = "config", config_dir:
     """Compose, validate, and check that all targets are allowed."""
     with compose.session():
         composition = compose.compose(overrides, config_name, config_dir)
-        resolved = _resolve(composition.config, composition.origins)
-    spec = spec_from_dict(resolved, composition.origins)
-    targets.check(resolved, exports.allowed(), composition.origins.where)
-    return Loaded(spec=spec, resolved=resolved, origins=composition.origins)
+        resolved = resolve(composition.config, composition.origins)
+    return checked(resolved, composition.origins)
 
 
-def _resolve(config: DictConfig, origins: Origins) -> dict[str, Any]:
+def checked(resolved: dict[str, Any], origins: Origins) -> Loaded:
+    """What a resolved config says, or what is wrong with it. The search of a sweep is no part of a training."""
+    spec = spec_from_dict(resolved, origins)
+    resolved.pop("sweep", None)
+    if spec.script is None:
+        targets.check(resolved, exports.allowed(), origins.where)
+    return Loaded(spec=spec, resolved=resolved, origins=origins)
+
+
+def resolve(config: DictConfig, origins: Origins) -> dict[str, Any]:
+    """A typed config as plain data, interpolations filled in."""
     try:
         _refuse_missing(config, origins)
         return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, enum_to_str=True))

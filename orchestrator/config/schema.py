@@ -82,6 +82,28 @@ class MonitorMode(Enum):
     max = "max"
 
 
+class SearchName(Enum):
+    """How a sweep chooses the values of its trials."""
+
+    grid = "grid"
+    random = "random"
+    qmc = "qmc"
+    """Spread evenly (Sobol's sequence)."""
+    tpe = "tpe"
+    gp = "gp"
+    cmaes = "cmaes"
+
+
+class SchedulerName(Enum):
+    """Which trials of a sweep are ended early, or changed on the way."""
+
+    none = "none"
+    asha = "asha"
+    hyperband = "hyperband"
+    median = "median"
+    pbt = "pbt"
+
+
 def _require(condition: bool, key: str, value: object, rule: str) -> None:
     if not condition:
         raise ConfigError(f"{key}={value} is out of range: {rule}.")
@@ -466,6 +488,121 @@ class Storage:
     """Says that every node sees this path, when that cannot be told from the file system's type."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SecretRef:
+    """Where a node finds a secret, which itself is written nowhere."""
+
+    kind: str
+    """`file`: the content of a file on the node; `env`: a variable that its processes were started with; `keyring`: an
+    entry of its keyring."""
+    place: str
+    """A path, a variable's name, or SERVICE/USER."""
+
+    @classmethod
+    def parse(cls, key: str, value: object) -> SecretRef:
+        """Read `{file: PATH}`, `{env: NAME}` or `{keyring: SERVICE/USER}`.
+
+        What was given may be the secret itself: no error shows it.
+        """
+        if not isinstance(value, dict) or len(value) != 1 or not set(value) <= {"file", "env", "keyring"}:
+            raise ConfigError(
+                f"{key} does not say where the secret is.",
+                "Name one place: {file: PATH}, {env: NAME} or {keyring: SERVICE/USER}.",
+            )
+        ((kind, place),) = value.items()
+        if not place or not isinstance(place, str) or (kind == "keyring" and not all(place.partition("/"))):
+            raise ConfigError(
+                f"{key}.{kind} names no place.", "As {file: PATH}, {env: NAME} or {keyring: SERVICE/USER}."
+            )
+        return cls(kind=kind, place=place)
+
+
+SECRET_WORDS = re.compile(r"(?i)(SECRET|PASSWORD|PASSWD|TOKEN|API_?KEY|ACCESS_KEY|PRIVATE_KEY)$")
+"""How names of variables end that hold secrets."""
+
+
+@dataclass(kw_only=True, slots=True)
+class Environment:
+    """What workers find in their environment."""
+
+    variables: dict[str, str] = field(default_factory=dict)
+    """Environment variables of every worker; they stand in the plan."""
+    secrets: dict[str, Any] = field(default_factory=dict)
+    """More of them, by reference: `HF_TOKEN: {file: /run/secrets/hf}`, `{env: NAME}` or `{keyring: SERVICE/USER}`."""
+
+    def __post_init__(self) -> None:
+        for name in self.variables:
+            if SECRET_WORDS.search(name):
+                raise ConfigError(
+                    f"environment.variables.{name} would stand in the plan and in every record.",
+                    f"Say where the nodes find it: environment.secrets.{name}={{file: PATH}}",
+                )
+            if name in self.secrets:
+                raise ConfigError(f"{name} is in environment.variables and in environment.secrets.", "Leave out one.")
+        self.references()
+
+    def references(self) -> dict[str, SecretRef]:
+        """The secrets' places, by the variables they become."""
+        return {name: SecretRef.parse(f"environment.secrets.{name}", value) for name, value in self.secrets.items()}
+
+
+@dataclass(kw_only=True, slots=True)
+class Sweep:
+    """A search over settings; `orchestrator sweep` reads it, and a single training does not."""
+
+    params: dict[str, Any] = field(default_factory=dict)
+    """What to search, in Hydra's grammar: `optimizer.lr: tag(log,interval(1e-5,1e-1))`; or `{space: ..., when: ...}`"""
+    constraints: list[str] = field(default_factory=list)
+    """What must hold in every trial, as `model.width * batch <= 4096`."""
+    search: SearchName | None = None
+    """How values are chosen; null: grid where the space is finite and sweep.trials is null, else tpe."""
+    scheduler: SchedulerName = SchedulerName.none
+    """Which trials are ended early, or changed on the way."""
+    trials: int | None = None
+    """Trials in all; null: the whole grid, or else 20."""
+    metric: str | None = None
+    """The validation metric to search by, or `parameters` or `seconds`; null: job.monitor."""
+    mode: MonitorMode | None = None
+    """Whether smaller or larger is better; null: as job.monitor.mode."""
+    objectives: list[str] = field(default_factory=list)
+    """Several metrics in place of one, as `[loss:min,accuracy:max]`; the result is a Pareto front."""
+    seed: int = 0
+    """Seed of the search; that of the trainings is job.seed."""
+    rung: int = 1
+    """Epochs (or steps, where the job's length is given in steps) before the first decision about a trial."""
+    reduction: int = 3
+    """asha, hyperband: of so many trials one goes on, each time for so many times as long."""
+    max_concurrent: int | None = None
+    """Trials at the same time; null: as many as there is room for."""
+    max_failed: int | None = None
+    """End the sweep after so many failed trials; null: never."""
+    retries: int = 2
+    """How often a trial that lost a worker goes on from its newest checkpoint."""
+    hours: float | None = None
+    """End the sweep after so many hours."""
+    gpu_hours: float | None = None
+    """End the sweep when its trials have used so many GPU hours."""
+    target: float | None = None
+    """End the sweep when a trial's metric is at least as good as this."""
+
+    def __post_init__(self) -> None:
+        for key in ("trials", "rung", "max_concurrent", "max_failed", "hours", "gpu_hours"):
+            _positive(f"sweep.{key}", getattr(self, key))
+        for key in ("seed", "retries"):
+            _at_least_zero(f"sweep.{key}", getattr(self, key))
+        _require(self.reduction >= 2, "sweep.reduction", self.reduction, "it must be 2 or more")
+        for objective in self.objectives:
+            metric, _, mode = objective.partition(":")
+            if not metric or mode.strip() not in ("min", "max"):
+                raise ConfigError(
+                    f"sweep.objectives={objective} does not say which way is better.", "Write [loss:min,accuracy:max]."
+                )
+        if self.objectives and self.metric:
+            raise ConfigError(
+                f"sweep.metric={self.metric} and sweep.objectives both say what to search by.", "Leave out one of them."
+            )
+
+
 @dataclass(kw_only=True, slots=True)
 class JobSpec:
     """Everything the person asked for: one composition of all config groups."""
@@ -485,6 +622,13 @@ class JobSpec:
     resilience: Resilience = field(default_factory=Resilience)
     tracking: Tracking = field(default_factory=Tracking)
     storage: Storage = field(default_factory=Storage)
+    script: str | None = None
+    """A training script of your own, run unchanged on every worker in place of a Task; a path in the project."""
+    script_args: list[str] = field(default_factory=list)
+    """Its arguments. Filled in are {deepspeed_config}, {checkpoints}, {run}, {seed}, {batch}, {micro_batch} and
+    {accumulation}."""
+    environment: Environment = field(default_factory=Environment)
+    sweep: Sweep = field(default_factory=Sweep)
     batch: int | None = None
     """Global batch: samples per optimizer step over all workers."""
     micro_batch: Any = None

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from orchestrator.cluster import project_code
 from orchestrator.data import build
 from orchestrator.data.build import Builder, Outcome
 from orchestrator.data.preparation import Facts, Preparation
@@ -73,7 +74,9 @@ def _prepare_chunk(row: dict[str, Any], code: bytes, project: str) -> dict[str, 
 
 @functools.lru_cache(maxsize=4)
 def _preparer(code: bytes, project: str) -> Any:
-    """Made once in each process: reading a vocabulary takes longer than using it."""
+    """Made once in each process: reading a vocabulary takes longer than using it. `project`: a folder, or a package."""
+    if project.endswith(".zip"):
+        project = str(project_code.ready(project))
     if project not in sys.path and Path(project).is_dir():
         sys.path.insert(0, project)
     preparation, facts = pickle.loads(code)  # noqa: S301 - what our own process sent

@@ -35,6 +35,8 @@ class Request:
     """Whether Ray may be used."""
     address: str = ""
     """Ray's; empty: one of our own."""
+    package: str = ""
+    """Where a submitted project lies in run storage, for the other nodes; empty: `project` is a folder on each."""
 
 
 def prepare(request: Request, builder: build.Builder) -> list[Ready]:
@@ -52,7 +54,7 @@ def make_builder(request: Request) -> build.Builder:
         return build.Builder(_say)
     from orchestrator.data.ray_build import RayBuilder
 
-    return RayBuilder(lambda: _connect(request.address), request.project, _say)
+    return RayBuilder(lambda: _connect(request.address), request.package or request.project, _say)
 
 
 def _connect(address: str) -> None:

@@ -49,7 +49,7 @@ def make(
     plan = Plan(
         format=FORMAT,
         job=spec.job.name,
-        task=spec.job.task,
+        task=spec.script or spec.job.task,
         strategy=spec.strategy.name.value,
         precision=spec.precision.name.value,
         seed=spec.job.seed,
@@ -130,6 +130,8 @@ def check(spec: JobSpec, *, shared_storage: bool, tracking_uri: str | None = Non
 
 def _check_length(spec: JobSpec) -> None:
     epochs, steps = spec.job.epochs, spec.job.steps
+    if spec.script is not None:  # it knows how long it trains
+        return
     if epochs is None and steps is None:
         raise PlanError("Nothing says how long to train: job.epochs and job.steps are both null.", "Set job.epochs=1.")
     if epochs is not None and steps is not None:
@@ -143,6 +145,8 @@ def _check_length(spec: JobSpec) -> None:
 
 def _check_explicit(spec: JobSpec) -> None:
     """What is left to choose is chosen by plan.auto, which plans each candidate here."""
+    if spec.script is not None and AUTO in (spec.strategy.name.value, spec.micro_batch):
+        raise PlanError(f"strategy=auto and micro_batch=auto need a Task; script={spec.script} is none.", "Name one.")
     for key, value in (("strategy", spec.strategy.name.value), ("micro_batch", spec.micro_batch)):
         if value == AUTO:
             raise PlanError(f"{key}=auto needs the model's memory, which is not known here.", f"Name one ({key}=...).")
@@ -274,6 +278,8 @@ def _notes(
     largest = arrangements.admissible[-1].mesh.world_size
     if len(arrangements.admissible) > 1:
         notes.append(f"The run starts with as many workers as there is room for, at most {largest}.")
+    if spec.script is not None:
+        notes.append(f"What memory {spec.script} takes is not known: nothing but the script itself knows its model.")
     if not inventory.known:
         why = f" ({inventory.note})" if inventory.note else ""
         notes.append(f"The cluster has not been asked what it holds{why}: GPUs, CPUs and precision are unchecked.")

@@ -41,8 +41,8 @@ class Failure:
     """The worker whose log tells more; None: no worker said anything."""
 
 
-def judge(records: Sequence[Record], launcher_says: str = "") -> Failure:
-    """The cause, from the workers' exceptions and from what the launcher saw.
+def judge(records: Sequence[Record], launcher_says: str = "", lost: Sequence[int] = ()) -> Failure:
+    """The cause, from the workers' exceptions and from what the launcher saw; `lost`: workers that it saw die.
 
     When one worker is killed, the others fail too, with exceptions about the connection that broke: these are no
     causes. The earliest other exception is; without one, something was lost.
@@ -52,7 +52,7 @@ def judge(records: Sequence[Record], launcher_says: str = "") -> Failure:
         cause = Cause.config if is_config_error(first) else Cause.exception
         return Failure(cause=cause, message=describe(first), rank=first["rank"])
     if launcher_says:
-        return Failure(cause=Cause.lost, message=launcher_says)
+        return Failure(cause=Cause.lost, message=launcher_says, rank=min(lost, default=None))
     if first:
         message = f"worker {first['rank']} lost the connection to the others"
         return Failure(cause=Cause.lost, message=message, rank=first["rank"])
@@ -80,7 +80,8 @@ def describe(record: Record) -> str:
     message = " ".join(str(record["message"]).split())
     if _is_one_of(OrchestratorError, record):
         return message
-    return f"{record['type']}: {message} (worker {record['rank']}, {record['where']})"
+    said = f"{record['type']}: {message}" if message else str(record["type"])
+    return f"{said} (worker {record['rank']}, {record['where']})"
 
 
 def _is_one_of(base: type[OrchestratorError], record: Record) -> bool:

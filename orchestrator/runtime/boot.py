@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import faulthandler
+import functools
 import importlib
 import json
 import os
@@ -16,8 +18,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from orchestrator import paths
+from orchestrator.cluster import project_code
 from orchestrator.errors import StorageError
+from orchestrator.runtime import environment
 from orchestrator.runtime.context import Launch, WorkerContext
+from orchestrator.runtime.log_marks import LogMarks
 from orchestrator.storage import Store, open_store
 
 COPY_INTERVAL_S = 10.0
@@ -28,7 +33,7 @@ def run_entry(ctx: WorkerContext) -> None:
     """Run the launch's entry function; an exception is recorded in run storage and raised again."""
     with _log_copied(_redirect_output(ctx), ctx):
         try:
-            _import_path(ctx.launch.project)
+            _take_project(ctx)
             _entry(ctx.launch)(ctx)
         except BaseException as error:
             if not isinstance(error, SystemExit):
@@ -47,7 +52,8 @@ def record_failure(launch: Launch, rank: int, error: BaseException) -> None:
         "time": time.time(),
         "type": type(error).__name__,
         "message": str(error),
-        "where": _place_in_user_code(error, launch.project),
+        **_place_in_user_code(error, launch.project),
+        "project": launch.project,
         "traceback": "".join(traceback.format_exception(error)),
     }
     # The log has it in any case; trouble with storage may well be what went wrong.
@@ -55,17 +61,38 @@ def record_failure(launch: Launch, rank: int, error: BaseException) -> None:
         open_store(launch.root).write(paths.failure(launch.attempt, rank), json.dumps(record, indent=2) + "\n")
 
 
-def _place_in_user_code(error: BaseException, project: str) -> str:
-    """`file:line` of the innermost frame that is the person's own code, or else of the innermost frame."""
+def _place_in_user_code(error: BaseException, project: str) -> dict[str, str]:
+    """`where`, as `file:line`: the innermost frame that is the person's own code, or else the innermost; its `code`."""
+    causes = list(_causes(error))
+    for cause in causes:
+        if isinstance(cause, SyntaxError) and cause.filename:
+            return {"where": f"{cause.filename}:{cause.lineno}", "code": (cause.text or "").strip(), "function": ""}
+    for cause in causes:
+        own = [frame for frame in traceback.extract_tb(cause.__traceback__) if _is_own(frame.filename, project)]
+        if own:
+            return _frame(own[-1])
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if _is_own(frame.filename, project)]
-    chosen = (own or list(frames))[-1:]
-    return f"{chosen[0].filename}:{chosen[0].lineno}" if chosen else ""
+    return _frame(frames[-1]) if frames else {"where": "", "code": "", "function": ""}
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An exception, and what it was raised from: ours name what went wrong in a person's module."""
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def _frame(frame: traceback.FrameSummary) -> dict[str, str]:
+    return {"where": f"{frame.filename}:{frame.lineno}", "code": frame.line or "", "function": frame.name}
 
 
 def _is_own(filename: str, project: str) -> bool:
     path, package = Path(filename), Path(__file__).parent.parent
     return "site-packages" not in path.parts and path.is_relative_to(project) and not path.is_relative_to(package)
+
+
+def _own_name(filename: str, project: str) -> str | None:
+    return str(Path(filename).relative_to(project)) if _is_own(filename, project) else None
 
 
 def _redirect_output(ctx: WorkerContext) -> Path:
@@ -89,16 +116,27 @@ def _redirect_output(ctx: WorkerContext) -> Path:
 
 @contextlib.contextmanager
 def _log_copied(log: Path, ctx: WorkerContext) -> Iterator[None]:
-    """Copy a log to storage that it cannot lie in: now and then, because a killed worker has no end, and at the end."""
-    if not paths.is_url(ctx.launch.root):
-        yield
-        return
-    copy = LogCopy(log, open_store(ctx.launch.root), paths.worker_log(ctx.rank))
-    copy.start()
+    """Copy a log to storage that it cannot lie in: now and then, because a killed worker has no end, and at the end.
+
+    Where it lies in run storage, note beside it how it grows.
+    """
+    watch = _marks(log, ctx) if not paths.is_url(ctx.launch.root) else _copy(log, ctx)
+    watch.start()
     try:
         yield
     finally:
-        copy.finish()
+        watch.finish()
+
+
+def _copy(log: Path, ctx: WorkerContext) -> LogCopy:
+    return LogCopy(log, open_store(ctx.launch.root), paths.worker_log(ctx.rank))
+
+
+def _marks(log: Path, ctx: WorkerContext) -> LogMarks:
+    root, rank = Path(ctx.launch.root), ctx.rank
+    own = functools.lru_cache(lambda file: _own_name(file, ctx.launch.project))
+    times = root / paths.log_times(paths.worker_log(rank))
+    return LogMarks(log, times, root / paths.last_place(rank), own)
 
 
 class LogCopy:
@@ -108,6 +146,7 @@ class LogCopy:
         self._log = log
         self._store = store
         self._name = name
+        self._pieces: int | None = None
         self._copied = 0
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="log copy", daemon=True)
@@ -134,15 +173,27 @@ class LogCopy:
         with contextlib.suppress(StorageError):
             self._store.append(self._name, data.decode(errors="replace").rstrip("\n") + "\n")
             self._copied += len(data)
+            self._note_time()
+
+    def _note_time(self) -> None:
+        """Note when the newest piece came; in such storage the cursor behind it is the number of pieces."""
+        self._pieces = len(self._store.list(self._name)) if self._pieces is None else self._pieces + 1
+        self._store.append(paths.log_times(self._name), f"{time.time():.3f} {self._pieces}\n")
 
     def _run(self) -> None:
         while not self._ended.wait(COPY_INTERVAL_S):
             self.copy()
 
 
-def _import_path(project: str) -> None:
-    if project not in sys.path:
-        sys.path.insert(0, project)
+def _take_project(ctx: WorkerContext) -> None:
+    """Make ready what a person's code needs: itself, its packages, its environment."""
+    if ctx.launch.package:
+        folder = str(project_code.ready(ctx.launch.package))
+        ctx.launch = dataclasses.replace(ctx.launch, project=folder)
+        os.chdir(folder)
+    environment.give(ctx.launch.plan.get("spec", {}), os.environ)
+    if ctx.launch.project not in sys.path:
+        sys.path.insert(0, ctx.launch.project)
 
 
 def _entry(launch: Launch) -> Callable[[WorkerContext], None]:

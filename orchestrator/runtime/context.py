@@ -6,7 +6,7 @@ import contextlib
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from orchestrator import paths
@@ -30,8 +30,16 @@ class Launch:
     """Folder of the user's code, put on the workers' import path."""
     world_size: int
     plan: dict[str, Any]
+    tracking: dict[str, str] = field(default_factory=dict)
+    """Variables with which a person's own script finds the run in MLflow."""
     entry: str = "orchestrator.runtime.worker:train"
     """The function each worker runs, as `module:function`; it takes a WorkerContext."""
+    package: str = ""
+    """Where a submitted project lies in run storage; empty: `project` is a folder on every node."""
+    keeps_data: bool = False
+    """Leave the data in memory for further launches of the same workers."""
+    pause_at: float | None = None
+    """Save and end here, as a trial of a sweep does for a decision: epochs, or steps where the job says steps."""
 
 
 class WorkerContext(Protocol):
@@ -49,6 +57,9 @@ class WorkerContext(Protocol):
 
     def should_stop(self) -> bool:
         """Whether someone asked this run to save and end. Cheap; may differ between ranks for a moment."""
+
+    def pause_after(self, steps: int) -> None:
+        """Have `should_stop` say so after so many further steps."""
 
     @property
     def checkpoints(self) -> Store:
@@ -68,6 +79,7 @@ class StoreContext:
         self._look_interval = REMOTE_LOOK_INTERVAL_S if paths.is_url(launch.root) else LOOK_INTERVAL_S
         self._looked = -math.inf
         self._stop = False
+        self._left: int | None = None
 
     def report(self, metrics: Mapping[str, float], checkpoint: str | None = None) -> None:
         """Nothing to tell by default: events in run storage say it all."""
@@ -75,14 +87,22 @@ class StoreContext:
     def should_stop(self) -> bool:
         """Whether the stop file lies in the run's folder; looked up now and then, since that may go over a network.
 
-        A store that does not answer for a moment has not asked to stop.
+        A store that does not answer for a moment has not asked to stop. It is asked once before each step.
         """
+        if self._left is not None:
+            self._left -= 1
+            if self._left < 0:
+                return True
         now = time.monotonic()
         if not self._stop and now - self._looked >= self._look_interval:
             self._looked = now
             with contextlib.suppress(StorageError):
                 self._stop = self._store.exists(paths.STOP)
         return self._stop
+
+    def pause_after(self, steps: int) -> None:
+        """Count the steps from here on."""
+        self._left = steps
 
     @property
     def checkpoints(self) -> Store:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import socket
@@ -17,7 +18,8 @@ from orchestrator.plan.types import Plan
 from orchestrator.resilience.failures import Cause, Failure, judge
 from orchestrator.resilience.growth import Growth
 from orchestrator.resilience.policy import GiveUp, RestartPolicy
-from orchestrator.runtime import preparing
+from orchestrator.runtime import preparing, script
+from orchestrator.runtime.bulletin import Bulletin
 from orchestrator.runtime.context import Launch
 from orchestrator.runtime.interrupts import Interrupts
 from orchestrator.runtime.launcher import Ended, Launcher, make_launcher
@@ -27,7 +29,7 @@ from orchestrator.tracking import events
 from orchestrator.tracking.events import Event, EventReader, EventWriter
 from orchestrator.tracking.mlflow_sink import MlflowSink
 from orchestrator.tracking.runs import Attempt, RunRecord, Status, refuse_second_driver
-from orchestrator.tracking.store import prepare, resolve_uri
+from orchestrator.tracking.store import TrackingStore, prepare, resolve_uri
 
 POLL_S = 0.1
 REMOTE_LOOK_S = 2.0
@@ -63,22 +65,26 @@ def carry_out(
     launcher: Launcher | None = None,
     *,
     follow_logs: bool = False,
+    package: str = "",
+    prepares: bool = True,
 ) -> RunRecord:
     """Carry a run to its end. Raises when it failed, was stopped or could not start; the record always tells.
 
-    `follow_logs`: show the workers' own output as it comes, Ray's and DeepSpeed's messages included.
+    `follow_logs`: show the workers' own output as it comes, Ray's and DeepSpeed's messages included. `package`: where
+    the project of a submitted run lies; it waits for room as long as it takes, since nobody waits for it. `prepares`:
+    whether there may be data to prepare; to find that out takes seconds.
     """
     refuse_second_driver(record)
     launcher = launcher or make_launcher(spec)
-    with Interrupts().installed() as interrupts:
+    with Interrupts(record.store).installed() as interrupts:
         logs = LogReader(record.store) if follow_logs else None
-        driver = Driver(record, plan, spec, view, launcher, interrupts, logs)
+        driver = Driver(record, plan, spec, view, launcher, interrupts, logs, package, prepares)
         try:
             driver.start()
             driver.carry_on()
         except BaseException as error:
             interrupts.ignore()
-            driver.end(_status_after(error), _told(error))
+            driver.end(_status_after(error), _told(error), getattr(error, "exit_code", None))
             if isinstance(error, KeyboardInterrupt):
                 raise RunStoppedError("Stopped at once, without saving.", driver.resume_hint()) from None
             raise
@@ -101,6 +107,8 @@ class Driver:
         launcher: Launcher,
         interrupts: Interrupts,
         logs: LogReader | None,
+        package: str = "",
+        prepares: bool = True,
     ) -> None:
         self.outcome = Status.running
         self._record = record
@@ -112,8 +120,11 @@ class Driver:
         self._store: Store = record.store
         self._events = EventReader(self._store)
         self._logs = logs
+        self._package = package
+        self._prepares = prepares
         self._policy = RestartPolicy(spec.resilience)
         self._growth = Growth(spec.resilience.grow_interval_s)
+        self._bulletin = Bulletin(self._store)
         self._attempt: Attempt | None = None
         self._sink: MlflowSink | None = None
         self._asked_to_stop = False
@@ -136,10 +147,19 @@ class Driver:
         self._begin_attempt()
         self._record.save()
         self._events.poll()
-        preparing.first_stage(self._record, self._plan, self._spec, self._view.say, lambda: self._interrupts.count > 0)
-        self._launch()
+        stage = (self._record, self._plan, self._spec, self._view.say, self._interrupts.look, self._package)
+        if self._prepares:
+            preparing.first_stage(*stage)
+        if self._spec.script is None:
+            self._launch()
+            self._open_tracking(tracked)
+        else:  # which may record something by itself, in the same run of MLflow
+            self._open_tracking(tracked)
+            self._launch()
+
+    def _open_tracking(self, tracked: TrackingStore | None) -> None:
         if tracked:
-            sink = MlflowSink(tracking, tracked, self._record, self._plan)
+            sink = MlflowSink(self._spec.tracking, tracked, self._record, self._plan)
             self._record.mlflow_run_id = sink.start()
             self._record.tracking_uri = tracked.shown
             self._record.save()
@@ -153,7 +173,7 @@ class Driver:
                 return
             self._begin_again(restart)
 
-    def end(self, status: Status, error: str = "") -> None:
+    def end(self, status: Status, error: str = "", code: int | None = None) -> None:
         """Write down how it ended, and let go of workers and tracking; trouble with tracking is only told."""
         if status is not Status.finished:
             self._launcher.kill()
@@ -161,7 +181,7 @@ class Driver:
         if self._attempt is None:
             return
         self._look_for_events(must=False)
-        self._end_attempt(status, error)
+        self._end_attempt(status, error, code)
         self._record.status = status
         self._record.save()
         if self._sink:
@@ -190,9 +210,10 @@ class Driver:
             self._sink.next_attempt()
         return self._attempt
 
-    def _end_attempt(self, status: Status, error: str) -> None:
+    def _end_attempt(self, status: Status, error: str, code: int | None = None) -> None:
         assert self._attempt
-        self._attempt.ended, self._attempt.status, self._attempt.error = time.time(), status, error
+        self._attempt.ended, self._attempt.status = time.time(), status
+        self._attempt.error, self._attempt.exit_code = error, code
 
     def _begin_again(self, restart: Restart) -> None:
         """End an attempt and begin the next in one stroke: in between, nobody would seem to train the run."""
@@ -221,7 +242,11 @@ class Driver:
             project=self._record.project,
             world_size=self._attempt.world_size,
             plan=self._plan.to_dict(),
+            package=self._package,
         )
+        if self._spec.script is not None:
+            known = {"MLFLOW_RUN_ID": self._record.mlflow_run_id, "MLFLOW_TRACKING_URI": self._record.tracking_uri}
+            launch = dataclasses.replace(launch, entry=script.ENTRY, tracking=known if self._sink else {})
         self._launcher.start(launch, self._plan.resources)
         self._deadline = time.monotonic() + self._spec.cluster.start_timeout_s
 
@@ -232,7 +257,8 @@ class Driver:
         if self.outcome is not Status.running:
             return None
         self._moving = None
-        failure = judge(self._failure_records(), ended.error)
+        failure = judge(self._failure_records(), ended.error, ended.lost)
+        self._bulletin.end(self._record.attempts[-1].number, self._launcher.outlook(), failure, ended)
         decision = GiveUp() if self._asked_to_stop else self._policy.after(failure.cause, self._saved_step)
         if isinstance(decision, GiveUp):
             raise self._failed(failure, decision.reason)
@@ -266,17 +292,19 @@ class Driver:
             time.sleep(POLL_S)
 
     def _look_for_interrupts(self) -> None:
-        if not self._interrupts.count or self._asked_to_stop:
+        if not self._interrupts.look() or self._asked_to_stop:
             return
         self._asked_to_stop = True
         if not self._has_started:
             raise KeyboardInterrupt
         self._store.write(paths.STOP, "a person asked to stop\n")
-        self._view.say("saving a checkpoint and stopping; press Ctrl-C again to stop at once")
+        hurry = f"orchestrator stop {self._record.id} --now" if self._package else "press Ctrl-C again"
+        self._view.say(f"saving a checkpoint and stopping; {hurry} to stop at once")
 
     def _look_at_machines(self) -> None:
         """Wait for room no longer than is allowed; stop to grow or to move, when that is called for."""
         outlook = self._launcher.outlook()
+        self._bulletin.look(self._record.attempts[-1].number, outlook)
         if not self._has_started:
             self._tell_start(outlook.workers, outlook.waits_for)
             self._check_deadline(outlook.waits_for)
@@ -299,10 +327,12 @@ class Driver:
             self._view.say(f"there is room for {_workers(workers)} at the moment")
         if attempt and waits_for:
             limit = self._spec.cluster.start_timeout_s
-            text = f"waiting, at most {limit:g} s: {waits_for.message}"
+            text = f"waiting{'' if self._package else f', at most {limit:g} s'}: {waits_for.message}"
             self._tell_once(f"waiting {attempt.number} {waits_for.message}", text)
 
     def _check_deadline(self, waits_for: MachineError | None) -> None:
+        if self._package and waits_for:
+            self._deadline = time.monotonic() + self._spec.cluster.start_timeout_s
         if time.monotonic() <= self._deadline:
             return
         within = f"within cluster.start_timeout_s={self._spec.cluster.start_timeout_s:g}"
@@ -394,6 +424,8 @@ def _status_after(error: BaseException) -> Status:
 
 def _told(error: BaseException) -> str:
     """What the record keeps of an error: what happened, and in a line of its own what to do about it."""
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped at once, without saving"
     if isinstance(error, OrchestratorError):
         return f"{error.message}\n{error.hint}".strip()
     return str(error) or type(error).__name__

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+from types import ModuleType
+
 import torch
 
 from orchestrator.config.schema import JobSpec, PrecisionName
@@ -44,14 +47,14 @@ def configure_torch(spec: JobSpec) -> None:
     torch.backends.cudnn.deterministic = True
 
 
-def forgo_compiled_ops() -> None:
+def forgo_compiled_ops(ops: ModuleType | None = None) -> None:
     """Keep DeepSpeed from compiling `deepspeed_shm_comm` on first use (about 100 s on a fresh machine).
 
     Only `inference_all_reduce` uses that op. DeepSpeed builds it when its table of compatible ops says that it could.
+    `ops`: deepspeed.ops, where that is being imported right now.
     """
-    import deepspeed.ops
-
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    ops = ops or importlib.import_module("deepspeed.ops")
+    ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
 def seed_step(seed: int, step: int, data_rank: int) -> None:

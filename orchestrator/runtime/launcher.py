@@ -8,8 +8,8 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,6 +24,8 @@ class Ended:
     """The workers are gone. An empty error: all returned in order."""
 
     error: str = ""
+    lost: tuple[int, ...] = ()
+    """Ranks of workers that died without an exception of their own, where that is known."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,6 +40,10 @@ class Outlook:
     """Nodes of the gang that are about to be taken away."""
     waits_for: MachineError | None = None
     """Why no gang can be placed at the moment."""
+    waiting: Mapping[str, Any] | None = None
+    """The same in detail, as plain data: what binds, what would help, and who holds what on which node."""
+    placed: Mapping[int, str] = field(default_factory=dict)
+    """The name of each rank's node, once the gang is placed."""
 
 
 class Launcher(Protocol):

@@ -23,6 +23,7 @@ from orchestrator.data.prepared import is_prepared
 from orchestrator.data.stage import Request
 from orchestrator.errors import OrchestratorError, RunFailedError
 from orchestrator.plan.types import Plan
+from orchestrator.runtime import environment
 from orchestrator.runtime.launcher import die_with_parent
 from orchestrator.storage import Store
 from orchestrator.tracking.runs import RunRecord
@@ -49,9 +50,9 @@ class Prepared:
         return f"data {how}: {items} items in {self.folder}"
 
 
-def request_for(tree: Mapping[str, Any], spec: JobSpec, project: str) -> Request | None:
+def request_for(tree: Mapping[str, Any], spec: JobSpec, project: str, package: str = "") -> Request | None:
     """What is to be prepared for a config; None when its data is read as it is, or nothing can be told here."""
-    if importlib.util.find_spec("torch") is None:
+    if spec.script is not None or importlib.util.find_spec("torch") is None:
         return None
     bound = targets.bind(tree, project=Path(project))
     if not is_prepared(bound.data_node.call):
@@ -61,12 +62,15 @@ def request_for(tree: Mapping[str, Any], spec: JobSpec, project: str) -> Request
         project=project,
         ray=spec.cluster.launcher is LauncherName.ray,
         address=spec.cluster.address or "",
+        package=package,
     )
 
 
-def first_stage(record: RunRecord, plan: Plan, spec: JobSpec, say: Say, stopped: Callable[[], bool]) -> None:
+def first_stage(
+    record: RunRecord, plan: Plan, spec: JobSpec, say: Say, stopped: Callable[[], bool], package: str = ""
+) -> None:
     """Prepare a run's data if it says so; what could not be used is listed in its folder, also when it was too much."""
-    request, store = request_for(plan.spec, spec, record.project), record.store
+    request, store = request_for(plan.spec, spec, record.project, package), record.store
     if request is None:
         return
     say("preparing data")
@@ -95,6 +99,9 @@ class TooManyUnreadable(Exception):
 
 def run(request: Request, say: Say, stopped: Callable[[], bool] = lambda: False) -> list[Prepared]:
     """Have the data prepared. `stopped` is asked now and then; once it says so, KeyboardInterrupt is raised."""
+    # One item is too little for several threads, which would wait for each other.
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment.give(request.spec, env)
     with tempfile.TemporaryDirectory(prefix="orchestrator-prepare-") as scratch:
         file, log = Path(scratch) / "request.json", Path(scratch) / "log"
         file.write_text(json.dumps(dataclasses.asdict(request)), encoding="utf-8")
@@ -104,8 +111,7 @@ def run(request: Request, say: Say, stopped: Callable[[], bool] = lambda: False)
                 stdout=subprocess.PIPE,
                 stderr=errors_file,
                 stdin=subprocess.DEVNULL,
-                # One item is too little for several threads, which would wait for each other.
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                env=env,
                 start_new_session=True,
                 preexec_fn=die_with_parent,
             )

@@ -10,13 +10,16 @@ import json
 import sys
 import time
 import traceback
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from orchestrator.errors import MachineError
+from orchestrator.plan.inventory import Inventory
 from orchestrator.plan.misfit import Misfit, hint
 from orchestrator.plan.types import WorkerResources
-from orchestrator.runtime import ray_gang, ray_session, ray_watch
+from orchestrator.runtime import ray_gang, ray_holders, ray_session, ray_watch
 from orchestrator.runtime.context import Launch
 from orchestrator.runtime.launcher import read_launch
 from orchestrator.runtime.ray_launcher import Reporter
@@ -66,10 +69,11 @@ class Child:
         scaling = Scaling(launch, resources, own=not self._address)
         while True:
             spots = self._find_room(scaling, patient=patient)
-            self._reporter.tell(workers=spots.workers, room=spots.workers, waits_for=None)
+            self._reporter.tell(workers=spots.workers, room=spots.workers, waits_for=None, waiting=None, placed={})
             with ray_watch.repeated(partial(self._look, scaling, spots)):
                 where, names = scaling.where(spots), spots.names
-                ended = ray_gang.run(launch, resources, spots.workers, where, names)
+                ended = ray_gang.run(launch, resources, spots.workers, where, names, self._tell_places)
+            self._reporter.tell(lost=[lost.rank for lost in ended.lost])
             if ended.started:
                 return (_lost_nodes(spots) if ended.error else "") or ended.error
             failed = MachineError(f"Ray could not start the workers: {ended.error}.", "Look at it with: ray status.")
@@ -86,10 +90,13 @@ class Child:
                 lacks = MachineError(f"{found.reason}.", hint(found, found.changes()))
                 if not (patient or scaling.could_ever(inventory)):
                     raise lacks
-                self._reporter.tell(waits_for=_as_data(lacks))
+                self._reporter.tell(waits_for=_as_data(lacks), waiting=_details(found, inventory, scaling))
             elif found.workers == found.could_be or time.monotonic() >= settled:
                 return found
             time.sleep(LOOK_S if time.monotonic() >= settled else LOOK_S / 5)
+
+    def _tell_places(self, nodes: Mapping[int, str]) -> None:
+        self._reporter.tell(placed={str(rank): node for rank, node in nodes.items()})
 
     def _look(self, scaling: Scaling, spots: Spots) -> None:
         """While workers run: what else there would be room for, and which of their nodes leave."""
@@ -103,6 +110,11 @@ def _lost_nodes(spots: Spots) -> str:
     there = {node.id for node in ray_watch.usable_nodes().nodes}
     lost = sorted(name for id_, name in spots.names.items() if id_ not in there)
     return f"{'node' if len(lost) == 1 else 'nodes'} {', '.join(lost)} went away" if lost else ""
+
+
+def _details(misfit: Misfit, inventory: Inventory, scaling: Scaling) -> dict[str, Any]:
+    """All that is known of what a gang waits for."""
+    return ray_holders.explain(misfit, inventory, ray_holders.now(), scaling.fits_now)
 
 
 def _as_data(error: MachineError) -> dict[str, str]:

@@ -18,6 +18,7 @@ from orchestrator.plan.types import WorkerResources
 from orchestrator.resilience.failures import is_about_connection
 from orchestrator.runtime.context import Launch
 from orchestrator.runtime.ray_deaths import describe, is_loss, wait_until_gone
+from orchestrator.runtime.ray_holders import group_name
 from orchestrator.runtime.seats import Member, Seat, arrange
 
 WORKER = "orchestrator.runtime.worker"
@@ -75,13 +76,20 @@ class Gang:
         resources: WorkerResources,
         where: Mapping[str, Any],
         names: Mapping[str, str] | None = None,
+        placed: Callable[[dict[int, str]], None] = lambda nodes: None,
+        group: Any = None,
     ) -> None:
-        """`where`: `placement_strategy` and `label_selector` as Ray Train has them; `names`: of nodes, by Ray's id."""
+        """`where`: `placement_strategy` and `label_selector` as Ray Train has them; `names`: of nodes, by Ray's id;
+        `placed` is called with the name of each rank's node, when these are settled; `group`: a placement group whose
+        first bundles are the workers' places, in place of one of our own.
+        """
         self._workers = workers
         self._resources = resources
         self._where = where
         self._names = names or {}
+        self._tell_placed = placed
         self._launch: Launch | None = None
+        self._given = group
         self._group: Any = None
         self._actors: list[Any] = []
         self._members: dict[int, Member] = {}
@@ -101,10 +109,11 @@ class Gang:
         self._end = None
         bundle, selector = self._bundle(), self._where.get("label_selector")
         selectors = [selector] * self._workers if isinstance(selector, Mapping) else selector
-        self._group = ray.util.placement_group(
+        self._group = self._given or ray.util.placement_group(
             [bundle] * self._workers,
             strategy=self._where.get("placement_strategy", "PACK"),
             bundle_label_selector=selectors,
+            name=group_name(self._launch.run_id, self._launch.attempt) if self._launch else "",
         )
         too_late = f"there was no room for them within {PLACE_S:g} s"
         self._ask({self._group.ready(): 0}, self._create, within_s=PLACE_S, too_late=too_late)
@@ -149,7 +158,7 @@ class Gang:
             ray.kill(actor)
         left = wait_until_gone(list(self._members.values()), STOP_S)
         ranks = [self._rank(number) for number, member in self._members.items() if member in left]
-        if self._group is not None:
+        if self._group is not None and self._given is None:
             ray.util.remove_placement_group(self._group)
         self._group, self._actors, self._members, self._seats, self._round = None, [], {}, [], Round()
         return sorted(ranks)
@@ -183,6 +192,7 @@ class Gang:
     def _seat(self, members: dict[int, Member]) -> None:
         self._members = dict(members)
         self._seats = arrange([members[number] for number in range(self._workers)])
+        self._tell_placed({self._rank(number): self._named(self._node(number)) for number in members})
         if self._launch:
             self._meet()
         else:
@@ -262,7 +272,7 @@ class Gang:
         dead = {self._rank(number): error for number, error in self._dead.items()}
         lost = {self._rank(number): self._node(number) for number in self._dead if is_loss(self._dead[number])}
         if dead:
-            nodes = {rank: self._names.get(node, "") or f"node {node[:8]}" for rank, node in lost.items() if node}
+            nodes = {rank: self._named(node) for rank, node in lost.items() if node}
             error = describe(dead, nodes, self._launch.root if self._launch else "")
         else:
             error = self._told()
@@ -302,6 +312,9 @@ class Gang:
     def _node(self, number: int) -> str:
         return self._members[number].node if number in self._members else ""
 
+    def _named(self, node: str) -> str:
+        return self._names.get(node, "") or f"node {node[:8]}"
+
 
 def run(
     launch: Launch,
@@ -309,9 +322,10 @@ def run(
     workers: int,
     where: Mapping[str, Any],
     names: Mapping[str, str] | None = None,
+    placed: Callable[[dict[int, str]], None] = lambda nodes: None,
 ) -> GangEnd:
     """Start a gang, carry out a launch, and end the gang."""
-    gang = Gang(workers, resources, where, names)
+    gang = Gang(workers, resources, where, names, placed)
     try:
         return gang.run(launch)
     finally:

@@ -34,10 +34,16 @@ class Report:
     leaving: str = ""
     waits_for: dict[str, str] | None = None
     """A MachineError's message and hint; it may pass."""
+    waiting: dict[str, Any] | None = None
+    """What is known in detail of what it waits for."""
+    placed: dict[str, str] = dataclasses.field(default_factory=dict)
+    """The name of each rank's node."""
     refused: dict[str, str] | None = None
     """The same, for good."""
     ended: str | None = None
     """None while the attempt goes on; empty when all workers returned in order, or else what went wrong."""
+    lost: list[int] = dataclasses.field(default_factory=list)
+    """Ranks that died without an exception."""
 
 
 class Reporter:
@@ -96,14 +102,21 @@ class RayLauncher:
         if report.refused:
             raise MachineError(**report.refused)
         if report.ended is not None:
-            return Ended(error=report.ended)
+            return Ended(error=report.ended, lost=tuple(report.lost))
         return Ended(error=self._last_words()) if gone else None
 
     def outlook(self) -> Outlook:
         """As the child saw it last."""
         report = self._report()
         waits_for = MachineError(**report.waits_for) if report.waits_for else None
-        return Outlook(workers=report.workers, room=report.room, leaving=report.leaving, waits_for=waits_for)
+        return Outlook(
+            workers=report.workers,
+            room=report.room,
+            leaving=report.leaving,
+            waits_for=waits_for,
+            waiting=report.waiting,
+            placed={int(rank): node for rank, node in report.placed.items()},
+        )
 
     def kill(self) -> None:
         """End the child and all in its session; Ray ends the workers of a driver that is gone."""

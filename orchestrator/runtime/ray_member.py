@@ -75,6 +75,7 @@ class GangMember:
 
         from orchestrator.runtime.boot import run_entry
         from orchestrator.runtime.context import Launch, StoreContext
+        from orchestrator.runtime.forget import forget_training
 
         if seat.visible:
             torch.cuda.set_device(seat.device)
@@ -90,4 +91,4 @@ class GangMember:
             )
         )
         # Not after a failure: the others may be gone, and NCCL would wait for them.
-        dist.destroy_process_group()
+        forget_training()

@@ -71,6 +71,10 @@ class Scaling:
         """Whether some gang would fit if nobody else used anything."""
         return any(isinstance(self._place(size, inventory), Placement) for size in self.sizes)
 
+    def fits_now(self, inventory: Inventory) -> bool:
+        """Whether some gang could start at once."""
+        return isinstance(self.choose(inventory), Spots)
+
     def room(self, inventory: Inventory, held: Mapping[str, int]) -> int:
         """The largest gang that would fit now, were the one not there that has workers on the nodes `held`."""
         nodes = tuple(self._without(node, held.get(node.id, 0)) for node in inventory.nodes)

@@ -44,14 +44,15 @@ class TorchrunLauncher:
         launch_file = self._folder / "launch.json"
         write_launch(launch_file, launch, resources)
         self._process = start_child(_command(launch, launch_file), self._folder / "log", resources)
-        self._outlook = Outlook(workers=launch.world_size, room=launch.world_size)
+        here = dict.fromkeys(range(launch.world_size), socket.gethostname())
+        self._outlook = Outlook(workers=launch.world_size, room=launch.world_size, placed=here)
 
     def poll(self) -> Ended | None:
         """The end of torchrun is the end of all workers."""
         if self._process is None or self._process.poll() is None:
             return None
-        code = self._process.returncode
-        return Ended(error=last_words((self._folder / "log").read_text(errors="replace"), code) if code else "")
+        code, log = self._process.returncode, (self._folder / "log").read_text(errors="replace")
+        return Ended(error=last_words(log, code), lost=tuple(killed(log))) if code else Ended()
 
     def outlook(self) -> Outlook:
         """As many workers as were asked for."""
@@ -89,8 +90,13 @@ class TorchrunContext(StoreContext):
 
 def last_words(log: str, code: int) -> str:
     """Why torchrun ended: the workers that were killed, when some were."""
-    killed = [f"worker {rank} was ended by {name}" for rank, name in FAILURE.findall(log) if name != "SIGTERM"]
-    return ", ".join(killed) or f"torchrun ended with exit code {code}"
+    told = [f"worker {rank} was ended by {name}" for rank, name in killed(log).items()]
+    return ", ".join(told) or f"torchrun ended with exit code {code}"
+
+
+def killed(log: str) -> dict[int, str]:
+    """The workers that a signal ended, with its name."""
+    return {int(rank): name for rank, name in FAILURE.findall(log) if name != "SIGTERM"}
 
 
 def _command(launch: Launch, launch_file: Path) -> list[str]:

@@ -22,6 +22,7 @@ from orchestrator.runtime.context import WorkerContext
 from orchestrator.runtime.engine import Engine
 from orchestrator.runtime.final_model import describe_model, save_model
 from orchestrator.runtime.hardware import check_precision, configure_torch, pick_device
+from orchestrator.runtime.kept_data import KEPT
 from orchestrator.runtime.loop import STOPPED, Loop, Parts
 from orchestrator.runtime.sampler import total_steps
 from orchestrator.runtime.task import Dataset, Task
@@ -50,6 +51,7 @@ def train(ctx: WorkerContext) -> None:
 
 def _train(ctx: WorkerContext, plan: Plan, spec: JobSpec, row: Row, task: Task, device: torch.device) -> None:
     agreement = Agreement()
+    splits = KEPT.splits(ctx.launch, task)
     parts = Parts(
         ctx=ctx,
         spec=spec,
@@ -68,13 +70,14 @@ def _train(ctx: WorkerContext, plan: Plan, spec: JobSpec, row: Row, task: Task, 
         ),
         events=Spool(_writer(ctx, "rank-0")) if ctx.rank == 0 else None,
         device=device,
-        train=_training_data(task),
-        val=_optional(task, "val"),
+        train=_training_data(splits("train")),
+        val=_optional(splits("val")),
         total_steps=0,
     )
     parts.total_steps = total_steps(len(parts.train), row.batch, spec.job.epochs, spec.job.steps)
     schedule.check(spec.schedule, parts.total_steps)
     loop = Loop(parts, _resume(parts))
+    _pause(parts, loop.progress)
     try:
         _announce(parts, loop.progress)
         reason = loop.run()
@@ -90,15 +93,13 @@ def _train(ctx: WorkerContext, plan: Plan, spec: JobSpec, row: Row, task: Task, 
     parts.engine.close()
 
 
-def _training_data(task: Task) -> Dataset:
-    dataset = task.dataset("train")
+def _training_data(dataset: Dataset | None) -> Dataset:
     if dataset is None or len(dataset) == 0:
         raise ConfigError("The training split is empty.", "Check the data settings and the source they point to.")
     return dataset
 
 
-def _optional(task: Task, split: str) -> Dataset | None:
-    dataset = task.dataset(split)
+def _optional(dataset: Dataset | None) -> Dataset | None:
     return dataset if dataset is not None and len(dataset) else None
 
 
@@ -109,6 +110,14 @@ def _resume(parts: Parts) -> Progress:
     for reason in found.passed_over:
         parts.emit(events.NOTE, found.progress.step, message=reason)
     return found.progress
+
+
+def _pause(parts: Parts, progress: Progress) -> None:
+    """Train only as far as the launch says."""
+    until, job = parts.ctx.launch.pause_at, parts.spec.job
+    if until is not None:
+        length = (until, None) if job.epochs else (None, int(until))
+        parts.ctx.pause_after(max(0, total_steps(len(parts.train), parts.row.batch, *length) - progress.step))
 
 
 def _announce(parts: Parts, progress: Progress) -> None:
@@ -131,7 +140,7 @@ def _finish(parts: Parts, loop: Loop, plan: Plan) -> None:
     if best and progress.best_step != progress.step:
         checkpoints.load(best, parts.engine.restore_model)
         loop.metrics.update(progress.best_metrics)
-    test = _optional(parts.task, "test")
+    test = _optional(KEPT.splits(parts.ctx.launch, parts.task)(TEST))
     if test is not None:
         _evaluate_for_good(parts, loop, test)
     description = describe_model(parts.task, parts.engine, parts.train, parts.device)

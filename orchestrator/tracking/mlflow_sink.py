@@ -195,25 +195,7 @@ class MlflowSink:
         return int(self._record.created * 1000)
 
     def _experiment(self) -> Experiment:
-        """The experiment, made when it is not there. Of two runs that make it at the same time, one then finds it."""
-        from mlflow.exceptions import MlflowException
-
-        name = self._tracking.experiment or self._plan.job
-        found = self._client.get_experiment_by_name(name)
-        if found is None:
-            root = self._store.artifact_root
-            try:
-                self._client.create_experiment(name, artifact_location=f"{root}/{name}" if root else None)
-            except MlflowException as error:
-                if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                    raise
-            found = self._client.get_experiment_by_name(name)
-        if found is None or found.lifecycle_stage != "active":
-            raise TrackingError(
-                f"The MLflow experiment {name!r} was deleted.",
-                "Restore it in MLflow's page, or name another: tracking.experiment=...",
-            )
-        return found
+        return experiment(self._client, self._store, self._tracking.experiment or self._plan.job)
 
     def _reopen(self) -> bool:
         """Go on with the run there is; say whether it is still there."""
@@ -352,6 +334,27 @@ class MlflowSink:
             self._notes.append(error.message)
             return False
         return True
+
+
+def experiment(client: MlflowClient, store: TrackingStore, name: str) -> Experiment:
+    """The experiment, made when it is not there. Of two runs that make it at the same time, one then finds it."""
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        root = store.artifact_root
+        try:
+            client.create_experiment(name, artifact_location=f"{root}/{name}" if root else None)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        found = client.get_experiment_by_name(name)
+    if found is None or found.lifecycle_stage != "active":
+        raise TrackingError(
+            f"The MLflow experiment {name!r} was deleted.",
+            "Restore it in MLflow's page, or name another: tracking.experiment=...",
+        )
+    return found
 
 
 _REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")

@@ -27,7 +27,11 @@ log = logging.getLogger(__name__)
 LAST = "last"
 """Stands for the newest run wherever an id is asked for."""
 NO_RUNS = "There are no runs there. If yours lie elsewhere, name the place with --storage."
-RESERVED = {LAST: "it stands for the newest run", paths.TRACKING: "MLflow's files lie under that name"}
+RESERVED = {
+    LAST: "it stands for the newest run",
+    paths.TRACKING: "MLflow's files lie under that name",
+    paths.PACKAGES: "submitted projects lie under that name",
+}
 
 
 class Status(Enum):
@@ -53,6 +57,8 @@ class Attempt:
     host: str
     pid: int
     error: str = ""
+    exit_code: int | None = None
+    """What the command that carried it out ended with, where that was the attempt's fault."""
     reason: str = ""
     """Why it was begun, when it was the driver that began it; empty when a person did."""
     first_step: int | None = None

@@ -15,8 +15,8 @@ from tests.cluster.hosts import HOME, Hosts
 from tests.cluster.started import Person, files_of, spec
 
 PACKAGES = (
-    *("click", "fsspec", "hydra-core", "antlr4-python3-runtime", "omegaconf", "packaging", "psutil", "PyYAML"),
-    *("rich", "markdown-it-py", "mdurl", "Pygments"),
+    *("click", "fsspec", "hydra-core", "antlr4-python3-runtime", "omegaconf", "packaging", "pathspec", "psutil"),
+    *("PyYAML", "rich", "markdown-it-py", "mdurl", "Pygments"),
 )
 """What orchestrator needs without extras. torch and Ray would take minutes, and are installed in the same way."""
 STEPS = """

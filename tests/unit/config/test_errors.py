@@ -10,8 +10,8 @@ from orchestrator.config.load import load, show, spec_from_dict
 from orchestrator.errors import ConfigError
 
 ROOT = (
-    "accumulation, batch, checkpoint, cluster, data, job, mesh, micro_batch, model, optimizer, precision, resilience, schedule, "
-    "storage, strategy, tracking."
+    "accumulation, batch, checkpoint, cluster, data, environment, job, mesh, micro_batch, model, optimizer, "
+    "precision, resilience, schedule, script, script_args, storage, strategy, sweep, tracking."
 )
 
 COMMAND_LINE = [
@@ -64,9 +64,9 @@ COMMAND_LINE = [
     ("~model.width=3", "model.width is 16 (on the command line: ~model.width=3). Write ~model.width."),
     ("~optimizer.lr", "optimizer.lr is a fixed setting and cannot be removed (on the command line: ~optimizer.lr). Write optimizer.lr=null to unset it, if it may be null."),
     ("+optimizer.lr=1", "optimizer.lr is already there (on the command line: +optimizer.lr=1). Write optimizer.lr=1."),
-    ("optimizer.lr=0.1,0.2", "Sweeps are not available in this command (on the command line: optimizer.lr=0.1,0.2). Give one value."),
-    ("optimizer.betas=0.1,0.2", "Sweeps are not available in this command (on the command line: optimizer.betas=0.1,0.2). Write a list as optimizer.betas=[0.1,0.2]."),
-    ("optimizer.lr=choice(1,2)", "Sweeps are not available in this command (on the command line: optimizer.lr=choice(1,2)). Give one value."),
+    ("optimizer.lr=0.1,0.2", "optimizer.lr has several values where one is needed (on the command line: optimizer.lr=0.1,0.2). Give one value; to try several: orchestrator sweep."),
+    ("optimizer.betas=0.1,0.2", "optimizer.betas has several values where one is needed (on the command line: optimizer.betas=0.1,0.2). Write a list as optimizer.betas=[0.1,0.2]."),
+    ("optimizer.lr=choice(1,2)", "optimizer.lr has several values where one is needed (on the command line: optimizer.lr=choice(1,2)). Give one value; to try several: orchestrator sweep."),
     # interpolation
     ("optimizer.lr=${optimizer.lrx}", "optimizer.lr refers to optimizer.lrx, which is not there (on the command line: optimizer.lr=${optimizer.lrx}). Did you mean 'optimizer.lr'?"),
     ("job.name=${oc.env:NOT_SET}", "job.name cannot be worked out: Environment variable 'NOT_SET' not found (on the command line: job.name=${oc.env:NOT_SET})."),

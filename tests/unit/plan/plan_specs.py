@@ -47,6 +47,7 @@ def spec(**parts: Any) -> JobSpec:
 def plan(wanted: JobSpec, inventory: Inventory | None = None, **options: Any) -> Plan:
     """The spec's plan, on an 8-CPU host unless told otherwise."""
     resolved = json.loads(json.dumps(dataclasses.asdict(wanted), default=_enum_value))
+    resolved.pop("sweep")  # which is no part of a training
     given: dict[str, Any] = {"environment": ENVIRONMENT, "shared_storage": False}
     return make(resolved, wanted, inventory or machine(), **{**given, **options})
 

@@ -18,6 +18,11 @@ def record(rank: int, at: float, kind: str, message: str) -> dict[str, Any]:
 def test_workers_that_say_nothing_were_lost() -> None:
     assert judge([]) == Failure(cause=Cause.lost, message="the workers ended without a result")
     assert judge([], "node b went away") == Failure(cause=Cause.lost, message="node b went away")
+    assert judge([], "killed", [2, 1]) == Failure(cause=Cause.lost, message="killed", rank=1)
+
+
+def test_an_exception_without_words_is_told_by_its_name() -> None:
+    assert judge([record(0, 1.0, "MemoryError", "")]).message == "MemoryError (worker 0, task.py:3)"
 
 
 @pytest.mark.parametrize(

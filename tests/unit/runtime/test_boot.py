@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 
 from orchestrator import paths
-from orchestrator.errors import StorageError
+from orchestrator.errors import StorageError, TargetError
 from orchestrator.runtime.boot import LogCopy, record_failure
 from orchestrator.runtime.context import Launch
 from orchestrator.storage import RemoteStore, Store, open_store
@@ -88,6 +88,29 @@ def test_a_folder_whose_name_begins_alike_is_not_the_project(tmp_path: Path) -> 
     assert failure["where"] == f"{tmp_path}/project/task.py:3"
 
 
+def test_a_typo_is_placed_where_it_is_and_not_where_the_module_is_imported(tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    failure = failure_of(lambda: load(project / "broken.py", "x = 1\nif x = 1:\n"), tmp_path, project)
+    assert failure["where"] == f"{project}/broken.py:2"
+    assert (failure["code"], failure["project"]) == ("if x = 1:", str(project))
+
+
+def test_what_our_own_errors_were_raised_from_names_the_place(tmp_path: Path) -> None:
+    """A worker that cannot import a person's module says so in our words."""
+    task = load(tmp_path / "project" / "task.py")
+
+    def bind() -> None:
+        try:
+            task.bug()
+        except ValueError as error:
+            raise TargetError("importing task fails") from error
+
+    failure = failure_of(bind, tmp_path, tmp_path / "project")
+    assert failure["where"] == f"{tmp_path}/project/task.py:7"
+    assert (failure["type"], failure["function"]) == ("TargetError", "bug")
+    assert failure["code"] == 'raise ValueError("token 17 is not in the vocabulary")'
+
+
 def test_an_exception_that_was_never_raised_has_no_place(tmp_path: Path) -> None:
     record_failure(launch(str(tmp_path / "run"), tmp_path), 0, ValueError("made by hand"))
     assert json.loads((tmp_path / "run" / paths.failure(3, 0)).read_text())["where"] == ""
@@ -121,6 +144,10 @@ class TestLogCopy:
         log.write_text("one\ntwo\nthree")
         copy.finish()
         assert store.tail("logs/rank-0.log") == ("one\ntwo\nthree\n", 2)
+        times, _ = store.tail(paths.log_times("logs/rank-0.log"))
+        assert [line.split()[1] for line in times.splitlines()] == ["1", "2"], "what there was when"
+        LogCopy(log, store, "logs/rank-0.log").copy()
+        assert store.tail(paths.log_times("logs/rank-0.log"))[0].splitlines()[-1].endswith(" 3"), "of all attempts"
 
     def test_trouble_with_storage_only_delays_it(
         self, store: Store, log: Path, monkeypatch: pytest.MonkeyPatch

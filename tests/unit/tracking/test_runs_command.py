@@ -97,7 +97,8 @@ def test_show_tells_the_cause_of_a_failure(tmp_path):
         record.store.write(paths.failure(1, rank), json.dumps(failure))
     output = call("show", "last", "--storage", tmp_path)
     assert "ZeroDivisionError: oh" in output
-    assert "worker 1 (and 1 more)" in output
+    assert "  worker 1, at x:1\n" in output
+    assert "worker 0 lost the connection" in output
     assert "last line" in output
     assert f"orchestrator resume digits-1 --storage {tmp_path}" in output
 
@@ -108,7 +109,7 @@ def test_show_tells_the_cause_first_when_no_worker_left_one(tmp_path):
     record.save()
     lines = call("show", "last", "--storage", tmp_path).splitlines()
     at = lines.index("failure")
-    assert lines[at + 1 : at + 3] == ["  Ray cannot be reached.", "  Start it with: ray start --head."]
+    assert lines[at + 1 : at + 3] == ["  Ray cannot be reached.", "    Start it with: ray start --head."]
     assert at < lines.index("results") < lines.index("files")
 
 

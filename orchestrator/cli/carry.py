@@ -1,0 +1,67 @@
+"""What Ray Jobs runs for a submitted run: `python -m orchestrator.cli.carry ROOT ATTEMPT`."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from orchestrator import paths
+from orchestrator.cluster import here
+from orchestrator.environment import quiet_telemetry
+from orchestrator.errors import MachineError, OrchestratorError
+
+BUG = 4
+
+
+def main(root: str, attempt: str) -> int:
+    """Carry the run out. What a terminal would show goes into the run's folder."""
+    from orchestrator.cli.progress import PlainView
+    from orchestrator.submit import job
+
+    quiet_telemetry(os.environ)
+    with _output_in(root):
+        try:
+            if here.adopt(os.environ) is None:
+                raise MachineError("The cluster that has started this is not up any more.")
+            job.carry_out(root, int(attempt), PlainView(sys.stdout))
+        except OrchestratorError as error:
+            print(f"error: {error.message}\n{error.hint}".rstrip(), flush=True)
+            return error.exit_code
+        except Exception:  # noqa: BLE001  the process' boundary: a bug stands in the log, with its traceback
+            traceback.print_exc()
+            return BUG
+    return 0
+
+
+@contextmanager
+def _output_in(root: str) -> Iterator[None]:
+    """Lead this process's output into the run's folder, or to a copy of it in an object store."""
+    from orchestrator.runtime.boot import LogCopy
+    from orchestrator.runtime.log_marks import LogMarks
+    from orchestrator.storage import open_store
+
+    url = paths.is_url(root)
+    log = Path(tempfile.mkdtemp(prefix="orchestrator-")) / "driver.log" if url else Path(root) / paths.DRIVER_LOG
+    log.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    for number in (1, 2):
+        os.dup2(handle, number)
+    os.close(handle)
+    times = Path(root) / paths.log_times(paths.DRIVER_LOG)
+    watch = LogCopy(log, open_store(root), paths.DRIVER_LOG) if url else LogMarks(log, times)
+    watch.start()
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        watch.finish()
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,112 @@
+"""The same verbs from a machine that is not part of the cluster: they run on its head, over SSH.
+
+`python -m orchestrator.cli.remote FOLDER DIGEST WORDS...` is what runs there for a project that was sent.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator import paths
+from orchestrator.errors import ConfigError
+
+if TYPE_CHECKING:
+    from orchestrator.cli.options import ConfigArgs
+    from orchestrator.submit.package import Package
+
+INCOMING = ".orchestrator/incoming"
+OPTION = "--cluster"
+
+
+def forward(cluster_file: str, words: Sequence[str]) -> int:
+    """Run the same command on the head; its exit code."""
+    from orchestrator.cli.cluster_up import connected
+
+    with connected(cluster_file) as cluster:
+        return cluster.execute(["orchestrator", *without_option(words)])
+
+
+def without_option(words: Sequence[str]) -> list[str]:
+    """The command without the part that says where."""
+    kept: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        if word == OPTION:
+            next(rest, None)
+        elif not word.startswith(f"{OPTION}="):
+            kept.append(word)
+    return kept
+
+
+def submit(
+    cluster_file: str, config: ConfigArgs, plan_file: str | None, run_id: str | None, *, wait: bool, upload_limit: str
+) -> int:
+    """Send the project to the head, and submit it there under an id that is chosen here."""
+    from orchestrator.cli.submitting import pack
+    from orchestrator.tracking.runs import new_id
+
+    if config.config_dir:
+        raise ConfigError("--config-dir stays on this machine.", "Put it into the project, as conf/.")
+    job, storage = _job_and_storage(config, plan_file)
+    packed = pack(storage, upload_limit)
+    words = ["submit", "--id", run_id or new_id(job), "--upload-limit", upload_limit]
+    words += ["--wait"] if wait else []
+    words += ["--json"] if config.json else []
+    words += ["--config-name", config.config_name] if config.config_name != "config" else []
+    return _send(cluster_file, packed, plan_file, [*words, *config.overrides])
+
+
+def _job_and_storage(config: ConfigArgs, plan_file: str | None) -> tuple[str, str]:
+    if plan_file:
+        from orchestrator.cli.train import read_plan, refuse_config
+
+        refuse_config(config, plan_file)
+        plan = read_plan(plan_file)
+        return plan.job, paths.absolute(plan.spec["storage"]["path"])
+    spec = config.load().spec
+    return spec.job.name, paths.absolute(spec.storage.path)
+
+
+def _send(cluster_file: str, packed: Package, plan_file: str | None, words: list[str]) -> int:
+    from orchestrator.cli.cluster_up import connected
+
+    folder = f"{INCOMING}/{secrets.token_hex(8)}"
+    with connected(cluster_file) as cluster, tempfile.TemporaryDirectory(prefix="orchestrator-package-") as scratch:
+        package = Path(scratch) / f"{packed.digest}.zip"
+        packed.write(package)
+        if plan_file:
+            (Path(scratch) / "plan.json").write_bytes(Path(plan_file).read_bytes())
+            words = [*words, "--plan", "plan.json"]
+        cluster.send(Path(scratch), f"~/{folder}")
+        return cluster.execute(["python", "-P", "-m", "orchestrator.cli.remote", folder, packed.digest, *words])
+
+
+def main(folder: str, digest: str, *words: str) -> int:
+    """On the head: submit what has come in. Paths are meant from the account's home."""
+    import shutil
+
+    from orchestrator.cli import main as cli
+    from orchestrator.cluster import project_code
+
+    come = Path.home() / folder
+    target = project_code.cache() / "projects" / digest
+    project_code.made_once(target, lambda folder: project_code.unpack(come / f"{digest}.zip", folder))
+    os.environ[paths.PROJECT] = str(target)
+    os.chdir(Path.home())
+    given = [
+        str(come / word) if before == "--plan" else word for before, word in zip(("", *words), words, strict=False)
+    ]
+    try:
+        return cli.main(given)
+    finally:
+        shutil.rmtree(come, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

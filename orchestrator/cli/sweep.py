@@ -1,0 +1,267 @@
+"""`orchestrator sweep`: search over settings, and look into searches."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from orchestrator.cli.options import ConfigArgs, config_options, json_option, traceback_option, verbose_option
+from orchestrator.errors import ConfigError, PlanError
+
+if TYPE_CHECKING:
+    from orchestrator.sweep.definition import Definition
+    from orchestrator.sweep.record import SweepRecord
+    from orchestrator.sweep.report import Report
+
+START = "start"
+EXAMPLE = "orchestrator sweep job=digits optimizer.lr='tag(log,interval(1e-4,1e-1))'"
+
+
+class SweepCommands(click.Group):
+    """A group that takes overrides where no command is named."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put `start` where it is meant."""
+        if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
+            args = [START, *args]
+        return super().parse_args(ctx, args)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All but the one that is never written."""
+        return [name for name in self.commands if name != START]
+
+
+storage_option = click.option(
+    "--storage", metavar="PATH", default="runs", show_default=True, help="Folder or URL the sweeps lie in."
+)
+
+
+def complete_sweeps(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[Any]:
+    """Names of the sweeps in a storage folder; a URL is not asked, since that takes seconds."""
+    from orchestrator import paths
+    from orchestrator.sweep.record import names
+
+    storage = context.params.get("storage") or "runs"
+    return [] if paths.is_url(storage) else [name for name in names(storage) if name.startswith(incomplete)]
+
+
+@click.group(cls=SweepCommands, invoke_without_command=True)
+@click.pass_context
+def sweep(context: click.Context) -> None:
+    """Search over settings: values are written in Hydra's sweep grammar, or in conf/sweep/*.yaml.
+
+    \b
+    orchestrator sweep job=digits optimizer.lr=1e-3,1e-2 model.width=8,16
+    orchestrator sweep job=digits optimizer.lr='tag(log,interval(1e-4,1e-1))' sweep.scheduler=asha
+    orchestrator sweep --dry-run ...        the trials, or the space and first samples
+    orchestrator sweep best last            the best trial, and how to train it in full
+
+    Ctrl-C saves and stops; a second one stops at once.
+    """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+@sweep.command(START, hidden=True)
+@click.option("--name", metavar="NAME", help="The sweep's name.  [default: job, date and time]")
+@click.option("--dry-run", is_flag=True, help="Show what would be tried, and stop.")
+@config_options
+def start(config: ConfigArgs, name: str | None, dry_run: bool) -> None:
+    """Search over settings."""
+    if config.handled_show():
+        return
+    from orchestrator.runtime import preflight
+    from orchestrator.sweep import record as records
+    from orchestrator.sweep.definition import define
+    from orchestrator.sweep.planner import Planner
+
+    if name is not None:
+        records.check_name(name)
+    definition = define(config.overrides, config.config_name, config.config_dir)
+    planner = Planner(definition)
+    planned = planner.check_all()
+    if dry_run:
+        from orchestrator.cli.sweep_view import dry_run as show_dry_run
+
+        show_dry_run(definition, planner, planned, as_json=config.json)
+        return
+    preflight.check(definition.spec)
+    plan = planned[0][1]
+    record = records.create(definition, name, plan.resources.gpus, plan.preferred.world_size)
+    _carry_out(record, definition, as_json=config.json)
+
+
+def _carry_out(record: SweepRecord, definition: Definition, *, as_json: bool) -> None:
+    from orchestrator.cli.sweep_view import make_view, summary
+    from orchestrator.sweep import driver
+
+    view = make_view(sys.stderr)
+    try:
+        view.say(f"sweep {record.name} in {record.root}")
+        report = driver.carry_out(record, definition, view)
+    finally:
+        view.close()
+    click.echo(json.dumps(_as_data(report), indent=2) if as_json else summary(report))
+
+
+@sweep.command("list")
+@storage_option
+@json_option
+@traceback_option
+def list_sweeps(storage: str, json: bool) -> None:
+    """List sweeps, newest first."""
+    from orchestrator.cli.runs_report import table
+    from orchestrator.sweep import record as records
+
+    reports = [_report(storage, name) for name in records.names(storage)]
+    reports.sort(key=lambda report: -report.record.created)
+    if json:
+        _print([_as_data(report) for report in reports])
+    elif not reports:
+        click.echo(f"There are no sweeps in {storage} yet. Begin one with: {EXAMPLE}")
+    else:
+        head = ["sweep", "job", "status", "trials", "search", "best"]
+        click.echo(table([head, *(_row(report) for report in reports)], head=True))
+
+
+def _row(report: Report) -> list[str]:
+    best, record = report.best(), report.record
+    result = f"{report.metric} {report.value(best):.6g} (trial {best.number})" if best else "-"
+    search = record.search if record.scheduler == "none" else f"{record.search}, {record.scheduler}"
+    return [record.name, record.job, status(report), f"{report.over}/{record.trials}", search, result]
+
+
+def status(report: Report) -> str:
+    """How a sweep stands; `lost` when its process on this machine is gone."""
+    import socket
+
+    from orchestrator.sweep.driver import lives
+
+    book = report.book
+    if book.status == "running" and book.host == socket.gethostname() and not lives(book.pid):
+        return "lost"
+    return book.status
+
+
+@sweep.command()
+@click.argument("name", shell_complete=complete_sweeps)
+@storage_option
+@json_option
+@traceback_option
+def show(name: str, storage: str, json: bool) -> None:
+    """Tell all about one sweep and its trials. NAME may be a unique beginning of it, or `last`."""
+    from orchestrator.cli.sweep_view import details
+
+    report = _report(storage, name)
+    if json:
+        _print(_as_data(report) | {"status": status(report), "trials": [_trial(report, n) for n in report.book.trials]})
+    else:
+        click.echo(details(report, status(report)))
+
+
+@sweep.command()
+@click.argument("name", shell_complete=complete_sweeps)
+@storage_option
+@json_option
+@traceback_option
+def best(name: str, storage: str, json: bool) -> None:
+    """Print the best trial's overrides, and the command that trains it in full; of several objectives the front."""
+    report = _report(storage, name)
+    trials = report.front() if len(report.record.objectives) > 1 else list(filter(None, [report.best()]))
+    if not trials:
+        raise PlanError(f"No trial of sweep {report.record.name} has finished yet.", "Wait for one, or resume it.")
+    if json:
+        _print([_trial(report, trial.number) | {"command": command(report, trial.number)} for trial in trials])
+        return
+    for trial in trials:
+        values = "  ".join(f"{metric} {trial.metrics[metric]:.6g}" for metric in report.record.objectives)
+        click.echo(f"trial {trial.number}  {values}")
+        click.echo("".join(f"  {line}\n" for line in trial.overrides), nl=False)
+        click.echo(f"  train it in full: {command(report, trial.number)}")
+
+
+def command(report: Report, number: int) -> str:
+    """What to type to train a trial by itself."""
+    from orchestrator.sweep.grammar import split
+
+    fixed, _ = split(report.record.overrides)
+    fixed = [line for line in fixed if not line.lstrip("+~").startswith(("sweep=", "sweep."))]
+    flags = ["--config-name", report.record.config_name] if report.record.config_name != "config" else []
+    flags += ["--config-dir", report.record.config_dir] if report.record.config_dir else []
+    return shlex.join(["orchestrator", "train", *flags, *fixed, *report.book.trials[number].overrides])
+
+
+@sweep.command()
+@click.argument("name", shell_complete=complete_sweeps)
+@storage_option
+@json_option
+@verbose_option
+def resume(name: str, storage: str, json: bool, verbose: bool) -> None:
+    """Go on with a sweep: what is done stays done, what was under way goes on from its checkpoints."""
+    from orchestrator.runtime import preflight
+    from orchestrator.sweep import record as records
+
+    record = records.load(storage, name)
+    definition = record.definition()
+    preflight.check(definition.spec)
+    _carry_out(record, definition, as_json=json)
+
+
+@sweep.command()
+@click.argument("name", shell_complete=complete_sweeps)
+@storage_option
+@traceback_option
+def stop(name: str, storage: str) -> None:
+    """Ask a sweep to save and stop."""
+    from orchestrator.sweep import driver
+    from orchestrator.sweep import record as records
+
+    record = records.load(storage, name)
+    if not driver.ask_to_stop(record):
+        raise ConfigError(f"Sweep {record.name} is not running.", f"It is {record.book().status}.")
+    click.echo(f"Sweep {record.name} is asked to stop.")
+
+
+def _report(storage: str, name: str) -> Report:
+    from orchestrator.sweep import record as records
+    from orchestrator.sweep.report import Report
+
+    record = records.load(storage, name)
+    return Report(record=record, book=record.book())
+
+
+def _print(data: Any) -> None:
+    from orchestrator.tracking.events import in_words
+
+    click.echo(json.dumps(in_words(data), indent=2))
+
+
+def _trial(report: Report, number: int) -> dict[str, Any]:
+    trial = report.book.trials[number]
+    return {
+        "number": number,
+        "state": trial.state.value,
+        "overrides": trial.overrides,
+        "metrics": trial.metrics,
+        "at": trial.at,
+        "seconds": round(trial.seconds, 3),
+        "error": trial.error,
+        "folder": report.record.trial_root(number),
+    }
+
+
+def _as_data(report: Report) -> dict[str, Any]:
+    record, best = report.record, report.best()
+    return {
+        "sweep": record.name,
+        "status": report.book.status,
+        "folder": record.root,
+        "objectives": record.objectives,
+        "counts": report.counts(),
+        "best": _trial(report, best.number) if best else None,
+        "hours": {"unit": report.unit, "spent": report.spent, "saved": report.saved},
+    }

@@ -1,0 +1,157 @@
+"""A project as it is sent: which of its files, under which digest, in one file of run storage."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import zipfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from orchestrator import paths
+from orchestrator.cluster import project_code
+from orchestrator.errors import ConfigError, StorageError
+from orchestrator.storage import medium, open_store, write_atomically
+
+if TYPE_CHECKING:
+    from pathspec import GitIgnoreSpec
+
+IGNORE_FILES = (".gitignore", ".orchignore")
+"""What they name is not sent. Of two that speak of a file the last counts, and that of the deeper folder."""
+NEVER = frozenset({".git", ".hg", ".svn", "__pycache__"})
+LONG_AGO = (1980, 1, 1, 0, 0, 0)
+"""Time of all files in a package: the same files make the same package, whenever they were written."""
+SHOWN = 5
+MIB = 2**20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Package:
+    """A project that is ready to be sent."""
+
+    project: Path
+    names: tuple[str, ...]
+    bytes: int
+    digest: str
+    links: tuple[str, ...] = ()
+    """Links to folders, which are not sent."""
+
+    def write(self, file: Path) -> None:
+        """The file that is sent. Refuses a project that somebody has changed meanwhile."""
+        whole = hashlib.sha256()
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+            for name in self.names:
+                program, data = project_code.is_program(self.project / name), (self.project / name).read_bytes()
+                info = zipfile.ZipInfo(name, LONG_AGO)
+                info.external_attr = (0o100755 if program else 0o100644) << 16
+                archive.writestr(info, data, zipfile.ZIP_DEFLATED, compresslevel=1)
+                whole.update(project_code.line(name, program, hashlib.sha256(data).hexdigest()))
+        if whole.hexdigest()[:32] != self.digest:
+            raise ConfigError(f"The project {self.project} changed while it was read.", "Submit it again.")
+
+    def store(self, storage: str) -> str:
+        """Put it into run storage, unless it is there; where it lies."""
+        place = paths.package(storage, self.digest)
+        if open_store(storage).exists(f"{paths.PACKAGES}/{self.digest}.zip"):
+            return place
+        with tempfile.TemporaryDirectory(prefix="orchestrator-package-") as scratch:
+            file = Path(scratch) / f"{self.digest}.zip"
+            self.write(file)
+            keep(file, storage)
+        return place
+
+
+def keep(file: Path, storage: str) -> None:
+    """Put a package into run storage; there is none, or the whole of it."""
+    if paths.is_url(storage):
+        open_store(storage).upload(file.parent, paths.PACKAGES)
+        return
+    target = Path(storage) / paths.PACKAGES / file.name
+    with medium("write", str(target)):
+        write_atomically(target, file.read_bytes())
+
+
+def pack(project: Path, limit: int, storage: str = "") -> Package:
+    """Look through a project. `storage`, where runs lie, is not part of it, even if it lies inside."""
+    links: list[str] = []
+    sizes = {}
+    for name, path in _walk(project, Path(storage) if storage and not paths.is_url(storage) else None, links):
+        sizes[name] = path.stat().st_size
+    total = sum(sizes.values())
+    if total > limit:
+        raise _too_large(project, sizes, total, limit)
+    try:
+        digest = project_code.digest(project, sizes)
+    except OSError as error:
+        raise StorageError(f"{error.filename} cannot be read: {error.strerror}.", _HOW) from error
+    return Package(project=project, names=tuple(sorted(sizes)), bytes=total, digest=digest, links=tuple(links))
+
+
+_HOW = "What is not to be sent goes into .orchignore, in the form of a .gitignore."
+
+
+def _walk(project: Path, storage: Path | None, links: list[str]) -> Iterator[tuple[str, Path]]:
+    rules = Rules(project)
+    for root, folders, files in os.walk(project):
+        here = Path(root)
+        rules.read(here)
+        kept = [name for name in folders if not _stays(here / name, storage) and rules.sends(here / name, folder=True)]
+        links.extend(str((here / name).relative_to(project)) for name in kept if (here / name).is_symlink())
+        folders[:] = sorted(kept)
+        for name in sorted(files):
+            path = here / name
+            # What is neither here nor there: sockets, links that lead nowhere.
+            if name not in NEVER and path.is_file() and rules.sends(path, folder=False):
+                yield path.relative_to(project).as_posix(), path
+
+
+def _stays(folder: Path, storage: Path | None) -> bool:
+    """Whether a folder is no part of a project: a repository's own, an environment, the runs."""
+    return folder.name in NEVER or (folder / "pyvenv.cfg").is_file() or folder.resolve() == storage
+
+
+class Rules:
+    """What the ignore files of a project say, each for its folder and those below."""
+
+    def __init__(self, project: Path) -> None:
+        self._project = project
+        self._read: list[tuple[Path, GitIgnoreSpec]] = []
+
+    def read(self, folder: Path) -> None:
+        """Take in the ignore files of a folder, and forget those that do not speak of it."""
+        from pathspec import GitIgnoreSpec
+
+        self._read = [(where, spec) for where, spec in self._read if folder.is_relative_to(where)]
+        for name in IGNORE_FILES:
+            file = folder / name
+            if not file.is_file():
+                continue
+            try:
+                self._read.append((folder, GitIgnoreSpec.from_lines(file.read_text(encoding="utf-8").splitlines())))
+            except (OSError, ValueError) as error:
+                raise ConfigError(f"{file} cannot be read: {error}.", "Its form is that of a .gitignore.") from error
+
+    def sends(self, path: Path, *, folder: bool) -> bool:
+        """Whether nothing keeps a file or folder from being sent; the last word counts."""
+        word: bool | None = None
+        for where, spec in self._read:
+            name = path.relative_to(where).as_posix() + ("/" if folder else "")
+            if (said := spec.check_file(name).include) is not None:
+                word = said
+        return not word
+
+
+def _too_large(project: Path, sizes: dict[str, int], total: int, limit: int) -> ConfigError:
+    by_place: Counter[str] = Counter()
+    for name, size in sizes.items():
+        by_place["/".join(PurePosixPath(name).parts[:2])] += size
+    biggest = "\n".join(f"  {size / MIB:8.1f} MiB  {place}" for place, size in by_place.most_common(SHOWN))
+    return ConfigError(
+        f"The project {project} has {total / MIB:,.1f} MiB to send, and --upload-limit is "
+        f"{limit / MIB:,.1f} MiB. Most of it:\n{biggest}",
+        f"{_HOW} Data belongs where all nodes read it.",
+    )

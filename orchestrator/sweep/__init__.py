@@ -1,0 +1,1 @@
+"""Sweeps: a search over settings, in which each trial is a plan that warm workers train."""

@@ -1,0 +1,122 @@
+"""What Ray Tune calls a trainable: one trial after the other on one gang of workers that stays warm.
+
+Each step trains up to the next rung and saves there. So a trial can be paused, ended, handed to another process or
+gone on with by another trial, at any rung, by what lies in run storage alone.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import ray
+from ray import tune
+
+from orchestrator import paths
+from orchestrator.plan.types import Plan
+from orchestrator.runtime.ray_gang import Gang, GangEnd
+from orchestrator.storage import open_store
+from orchestrator.sweep.exchange import hand_out, take_over
+from orchestrator.sweep.trial_run import NEVER_REPORTED, TrialRun
+
+ENDED, FAILED, INTERRUPTED, AT, STEP, SECONDS = "ended", "failed", "interrupted", "at", "step", "seconds"
+"""What a result says beside metrics: whether the training is done, why it failed, whether it was told to stop, how far
+it came, and how long its workers trained."""
+METRIC = "metric/"
+"""What the names of metrics begin with in a result, to be told from Ray Tune's own entries."""
+RETRY_S = 1.0
+
+
+class WarmTrial(tune.Trainable):  # type: ignore[misc]
+    """Carries out the trials that Ray Tune gives this process, in workers that it keeps."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """The first trial of this process."""
+        self._gang: Gang | None = None
+        self._shape: Any = None
+        self._open(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """The next trial, or the same one with other values."""
+        self._open(new_config)
+        return True
+
+    def _open(self, config: dict[str, Any]) -> None:
+        self._trial = config
+        self._run = TrialRun(config["root"], newest_counts=config["newest_counts"])
+
+    def step(self) -> dict[str, Any]:
+        """Train up to the next rung, or to the end."""
+        if open_store(self._trial["sweep"]).exists(paths.STOP):
+            return {INTERRUPTED: True, ENDED: False, FAILED: "", "done": True}
+        pause_at = self._next_rung()
+        for retry in range(self._trial["retries"] + 1):
+            end = self._warm(self._run.plan).run(self._run.begin(pause_at))
+            if not self._is_lost(end) or retry == self._trial["retries"]:
+                break
+            self._run.end(end.error)
+            time.sleep(RETRY_S)
+        return self._result(end, pause_at)
+
+    def _is_lost(self, end: GangEnd) -> bool:
+        """Whether the same may go well another time: a worker died, and none told an exception of its own."""
+        return bool(end.lost or not end.started) and not self._run.failure()
+
+    def _next_rung(self) -> float | None:
+        return next((rung for rung in self._trial["rungs"] if rung > self._reached), None)
+
+    @property
+    def _reached(self) -> float:
+        return float(self._trial.get("reached", 0.0))
+
+    def _result(self, end: GangEnd, pause_at: float | None) -> dict[str, Any]:
+        error = (self._run.failure() or end.error) if end.error else ""
+        reached = self._run.end(error)
+        lacking = [name for name in self._trial["objectives"] if name not in reached.metrics]
+        on_the_way = not error and not reached.finished
+        interrupted = on_the_way and open_store(self._run.record.root).exists(paths.STOP)
+        if lacking and not error and not interrupted:
+            known = ", ".join(sorted(reached.metrics))
+            error = f"{NEVER_REPORTED}{lacking[0]!r} is never reported; there are: {known}"
+        if not interrupted and not error:
+            self._trial["reached"] = pause_at if on_the_way else self._trial["length"]
+        said = {} if error or interrupted else {f"{METRIC}{name}": v for name, v in reached.metrics.items()}
+        return {
+            **said,
+            ENDED: reached.finished and not error,
+            FAILED: error,
+            INTERRUPTED: interrupted,
+            STEP: reached.step,
+            SECONDS: self._run.seconds,
+            "done": bool(reached.finished or error or interrupted),
+            **({} if error or interrupted else {AT: self._reached}),
+        }
+
+    def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
+        """Say where the trial's state lies; with a copy of it where another trial may go on from it."""
+        state = {"root": self._run.record.root, "reached": self._reached}
+        if self._trial["exchanges"]:
+            state["copy"] = hand_out(self._trial["sweep"], self._run.record.root)
+        return state
+
+    def load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on from a state; another trial's is taken over."""
+        self._trial["reached"] = checkpoint["reached"]
+        if checkpoint["root"] != self._run.record.root and checkpoint.get("copy"):
+            take_over(self._trial["sweep"], checkpoint["copy"], self._run.record.root)
+
+    def cleanup(self) -> None:
+        """Let the workers go."""
+        if self._gang:
+            self._gang.stop()
+            self._gang = None
+
+    def _warm(self, plan: Plan) -> Gang:
+        """Workers as the plan wants them: those there are, if they are such."""
+        shape = (plan.preferred.world_size, plan.resources)
+        if self._gang and self._shape != shape:
+            self.cleanup()
+        if self._gang is None:
+            group = ray.util.get_current_placement_group()
+            self._gang, self._shape = Gang(shape[0], shape[1], {}, group=group), shape
+        return self._gang

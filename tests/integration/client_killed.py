@@ -1,0 +1,59 @@
+"""Submits once for each step at which a client can die, dies there, and submits again. Run: python FILE PLAN..."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+
+from orchestrator.cli import submitting
+from orchestrator.cli.options import ConfigArgs
+from orchestrator.cluster import here
+from orchestrator.submit import desk
+
+STEPS = ("asked", "locked", "index", "package", "plan", "config", "job", "submission", "submitted", "told")
+
+
+def in_a_child(do: Callable[[], object]) -> int:
+    """The signal that ended it; 0: none did."""
+    child = os.fork()
+    if child == 0:
+        do()
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def dies_after(step: str) -> Callable[[str], None]:
+    """A client that is killed right after a step."""
+
+    def reached(done: str) -> None:
+        if done == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return reached
+
+
+def main(plan: str) -> None:
+    """One run for each step."""
+    here.adopt(os.environ)
+    submitting.hand_in(ConfigArgs(), plan, "kill-warm", "1MiB")  # what is imported once is there for all
+    told = {}
+    for step in STEPS:
+        run, hand_in = f"kill-{step}", desk.hand_in
+
+        def submit(reached: Callable[[str], None], run: str = run, hand_in: Callable[..., object] = hand_in) -> None:
+            desk.hand_in = lambda *words, **_: hand_in(*words, reached)  # type: ignore[assignment]
+            reached("asked")
+            submitting.hand_in(ConfigArgs(), plan, run, "1MiB")
+            reached("told")
+
+        killed = in_a_child(lambda submit=submit, step=step: submit(dies_after(step)))  # type: ignore[misc]
+        again = in_a_child(lambda submit=submit: submit(lambda done: None))  # type: ignore[misc]
+        told[step] = [killed, again]
+    print(json.dumps(told))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
