@@ -138,3 +138,9 @@ def test_loaded_modules(code: str, forbidden: set[str]) -> None:
     done = subprocess.run([sys.executable, "-c", report], capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stderr.split() == []
+
+
+def test_no_two_test_files_have_one_name() -> None:
+    """pytest imports them by their names alone, so a run over both of them would end before its first test."""
+    names = [file.name for file in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
