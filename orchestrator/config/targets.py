@@ -78,9 +78,9 @@ class Bound:
         """The dataset of a split."""
         return self.data_node.build(split=split)
 
-    def task(self) -> Any:
-        """The Task, with factories for model and data."""
-        return self.task_class(model=self.model, data=self.data)
+    def task(self, data: Callable[[str], Any] | None = None) -> Any:
+        """The Task, with factories for model and data; `data`: one that is used in place of the config's."""
+        return self.task_class(model=self.model, data=data or self.data)
 
 
 # --- by text ---------------------------------------------------------------------------------------------------------

@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from orchestrator.runtime.context import Launch
-from orchestrator.runtime.task import Dataset, Task
+from orchestrator.runtime.task import Dataset
 
 
 class KeptData:
-    """The splits of one data config; those of another take their place."""
+    """What a config's data callable has made; that of another config takes its place."""
 
     def __init__(self) -> None:
         self._key = ""
         self._splits: dict[str, Dataset | None] = {}
 
-    def splits(self, launch: Launch, task: Task) -> Callable[[str], Dataset | None]:
-        """From a split's name to its items: as the Task makes them, or as they were made for an earlier training."""
-        if not launch.keeps_data:
-            return task.dataset
-        spec = launch.plan["spec"]
-        key = json.dumps([spec["data"], spec["job"]["task"]], sort_keys=True, default=str)
+    def data(self, config: Mapping[str, Any], make: Callable[[str], Dataset | None]) -> Callable[[str], Dataset | None]:
+        """A data callable like `make`, but for what was made before. What a Task does with a dataset it does anew."""
+        key = json.dumps(config, sort_keys=True, default=str)
         if key != self._key:
             self._key, self._splits = key, {}
 
         def split(name: str) -> Dataset | None:
             if name not in self._splits:
-                self._splits[name] = task.dataset(name)
+                self._splits[name] = make(name)
             return self._splits[name]
 
         return split

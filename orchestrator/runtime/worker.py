@@ -44,14 +44,14 @@ def train(ctx: WorkerContext) -> None:
     configure_torch(spec)
     device = pick_device(ctx.local_rank, plan.resources.gpus)
     check_precision(spec.precision.name, device)
-    task: Task = targets.bind(plan.spec, project=Path(ctx.launch.project)).task()
+    bound = targets.bind(plan.spec, project=Path(ctx.launch.project))
+    task: Task = bound.task(KEPT.data(plan.spec["data"], bound.data) if ctx.launch.keeps_data else None)
     with _watching_system(ctx, spec), swapped.own_folder(row, ctx.launch, ctx.rank) as row:
         _train(ctx, plan, spec, row, task, device)
 
 
 def _train(ctx: WorkerContext, plan: Plan, spec: JobSpec, row: Row, task: Task, device: torch.device) -> None:
     agreement = Agreement()
-    splits = KEPT.splits(ctx.launch, task)
     parts = Parts(
         ctx=ctx,
         spec=spec,
@@ -70,8 +70,8 @@ def _train(ctx: WorkerContext, plan: Plan, spec: JobSpec, row: Row, task: Task, 
         ),
         events=Spool(_writer(ctx, "rank-0")) if ctx.rank == 0 else None,
         device=device,
-        train=_training_data(splits("train")),
-        val=_optional(splits("val")),
+        train=_training_data(task),
+        val=_optional(task, "val"),
         total_steps=0,
     )
     parts.total_steps = total_steps(len(parts.train), row.batch, spec.job.epochs, spec.job.steps)
@@ -93,13 +93,15 @@ def _train(ctx: WorkerContext, plan: Plan, spec: JobSpec, row: Row, task: Task, 
     parts.engine.close()
 
 
-def _training_data(dataset: Dataset | None) -> Dataset:
+def _training_data(task: Task) -> Dataset:
+    dataset = task.dataset("train")
     if dataset is None or len(dataset) == 0:
         raise ConfigError("The training split is empty.", "Check the data settings and the source they point to.")
     return dataset
 
 
-def _optional(dataset: Dataset | None) -> Dataset | None:
+def _optional(task: Task, split: str) -> Dataset | None:
+    dataset = task.dataset(split)
     return dataset if dataset is not None and len(dataset) else None
 
 
@@ -140,7 +142,7 @@ def _finish(parts: Parts, loop: Loop, plan: Plan) -> None:
     if best and progress.best_step != progress.step:
         checkpoints.load(best, parts.engine.restore_model)
         loop.metrics.update(progress.best_metrics)
-    test = _optional(KEPT.splits(parts.ctx.launch, parts.task)(TEST))
+    test = _optional(parts.task, TEST)
     if test is not None:
         _evaluate_for_good(parts, loop, test)
     description = describe_model(parts.task, parts.engine, parts.train, parts.device)
