@@ -96,11 +96,10 @@ class LiveView:
 
 def make_view(stream: TextIO) -> PlainView | LiveView:
     """The view that fits where output goes."""
-    if not stream.isatty():
-        return PlainView(stream)
     from rich.console import Console
 
-    return LiveView(Console(file=stream))
+    console = Console(file=stream)
+    return PlainView(stream) if not console.is_terminal or console.is_dumb_terminal else LiveView(console)
 
 
 def step_line(metrics: dict[str, float]) -> str:

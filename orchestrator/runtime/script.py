@@ -120,6 +120,7 @@ def _environment(ctx: WorkerContext, scratch: Path) -> dict[str, str]:
     folder = checkpoint_folder(ctx)
     Path(folder).mkdir(parents=True, exist_ok=True)
     return own | {
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),  # with what the project's own packages added to it
         "MASTER_ADDR": address,
         "MASTER_PORT": str(port),
         LAUNCH: str(scratch / "launch.json"),

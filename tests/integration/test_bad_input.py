@@ -123,7 +123,7 @@ CASES: list[tuple[str, str, str, int]] = [
     ("runs show digits-b", "There is no run 'digits-b' in <project>/runs.", "Nearest: digits-a2, digits-a1. List them with: orchestrator runs.", WRONG),
     ("runs show digits", "Run id 'digits' is ambiguous: digits-a1, digits-a2.", "Give more of it.", WRONG),
     ("runs compare digits-a1 digits-a1", "The same run is named twice: digits-a1, digits-a1.", "Name different runs.", WRONG),
-    ("resume nope", "There is no run 'nope' in <project>/runs.", "Nearest: digits-a1, digits-a2, stopped-1. List them with: orchestrator runs.", WRONG),
+    ("resume nope", "There is no run 'nope'.", "Nearest: digits-a1, digits-a2, stopped-1. List them with: orchestrator jobs, or orchestrator runs.", WRONG),
     ("resume nope --storage elsewhere", "There is no run 'nope' in <project>/elsewhere.", "There are no runs there. If yours lie elsewhere, name the place with --storage.", WRONG),
     ("resume digits-a1", "Run digits-a1 has finished; there is nothing to go on with.", "Run its plan again with: orchestrator train --plan <project>/runs/digits-a1/plan.json", WRONG),
     ("resume stopped-1", "Ray at cluster.address=127.0.0.1:1 cannot be reached: Connection refused.", RAY_ADDRESS, LACKS),

@@ -98,7 +98,7 @@ def test_the_live_view_draws_how_it_stands(finished: Report) -> None:
     from rich.console import Console
 
     text = io.StringIO()
-    view = sweep_view.LiveView(Console(file=text, force_terminal=True, width=120))
+    view = sweep_view.LiveView(Console(file=text, force_terminal=True, width=120, _environ={"TERM": "xterm"}))
     view.say("hello")
     view.show(finished)
     view._live.refresh()
