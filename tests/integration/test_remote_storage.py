@@ -116,7 +116,7 @@ def test_a_training_keeps_everything_in_the_bucket(storage: str, capsys: pytest.
     record = carry_out(plan, view)
     assert record.status is Status.finished
     kinds = [event.kind for event in view.events if event.kind != events.METRICS]
-    assert [kinds[0], kinds[-1]] == [events.STARTED, events.FINISHED]
+    assert [*kinds[:2], kinds[-1]] == [events.PLACED, events.STARTED, events.FINISHED]
     assert kinds.count(events.EVALUATED) == 3
     assert list(curve(record)) == [1, 2, 3, 4, 5, 6]
     assert curve(record, "system/node-0/memory_used_gb") == {}, "system metrics have no step"
