@@ -6,7 +6,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from benchmarks import checkpoints, images, strategies, submission, sweeps, tracking, training
+from benchmarks import checkpoints, images, pruning, strategies, submission, sweeps, tracking, training
 from benchmarks.harness import HEADER, keep
 
 RESULTS = Path(__file__).parent / "results"
@@ -18,6 +18,7 @@ BENCHMARKS = {
     "images": images.benchmark,
     "submission": submission.benchmark,
     "sweeps": sweeps.benchmark,
+    "pruning": pruning.benchmark,
 }
 
 

@@ -37,6 +37,12 @@ def steps_per_s(overrides: list[str], strategy: str, folder: Path) -> Measuremen
     return {"steps_per_s": (STEPS - WARM) / (marks[STEPS] - marks[WARM])}
 
 
+def in_turns(number: int) -> tuple[str, ...]:
+    """All sides, forwards and backwards in turn: a machine may be slower for a while after what ran before."""
+    names = ("auto", *EXPLICIT)
+    return names if number % 2 == 0 else names[::-1]
+
+
 def costs(rounds: list[dict[str, Measurement]]) -> dict[str, float]:
     """Time of a step under each strategy relative to ddp, as in plan/auto.py: the median over all rounds."""
     return {
@@ -64,8 +70,8 @@ def benchmark(pairs: int, folder: Path) -> list[Result]:
     numbers = itertools.count()
     for model, overrides in MODELS.items():
         rounds = []
-        for _ in range(pairs):
-            turn = {name: steps_per_s(overrides, name, folder / str(next(numbers))) for name in ("auto", *EXPLICIT)}
+        for number in range(pairs):
+            turn = {name: steps_per_s(overrides, name, folder / str(next(numbers))) for name in in_turns(number)}
             rounds.append(turn)
             print(f"  {model}: " + "  ".join(f"{name} {turn[name]['steps_per_s']:.1f}" for name in turn), flush=True)
         print(*(f"  {model}: {line}" for line in judged(costs(rounds))), sep="\n", flush=True)

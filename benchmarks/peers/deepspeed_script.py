@@ -53,3 +53,5 @@ while step < steps:
 if rank == 0:
     mlflow.end_run()
     json.dump(marks, open(sys.argv[2], "w"))
+dist.barrier()
+dist.destroy_process_group()
