@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, relu
 from torch.utils.data import TensorDataset
 
+from jobs.bundled import bundled
 from jobs.splits import split_indices
 from orchestrator import Task
 from orchestrator.data import files
@@ -136,9 +137,7 @@ def photos(
 
 def digits(split: str, val_fraction: float = 0.1, test_fraction: float = 0.2, seed: int = 0) -> TensorDataset:
     """1,797 handwritten digits as (1 x 8 x 8 image in [0, 1], class)."""
-    from sklearn.datasets import load_digits
-
-    source = load_digits()
-    chosen = split_indices(split, len(source.target), val_fraction, test_fraction, seed)
-    images = torch.tensor(source.images[chosen], dtype=torch.float32).unsqueeze(1) / 16
-    return TensorDataset(images, torch.tensor(source.target[chosen], dtype=torch.long))
+    rows = torch.from_numpy(bundled("digits.csv.gz"))
+    chosen = split_indices(split, len(rows), val_fraction, test_fraction, seed)
+    images = rows[chosen, :-1].float().reshape(-1, 1, 8, 8) / 16
+    return TensorDataset(images, rows[chosen, -1].long())

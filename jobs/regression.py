@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 from torch.utils.data import TensorDataset
 
+from jobs.bundled import bundled
 from jobs.splits import split_indices
 from orchestrator import Task
 from orchestrator.data import tables
@@ -202,11 +203,8 @@ def table(
 
 def diabetes(split: str, val_fraction: float = 0.1, test_fraction: float = 0.2, seed: int = 0) -> TensorDataset:
     """442 rows of 10 standardised measurements and a target, scaled by the training split's mean and deviation."""
-    from sklearn.datasets import load_diabetes
-
-    source = load_diabetes(scaled=False)
-    features = torch.tensor(source.data, dtype=torch.float32)
-    targets = torch.tensor(source.target, dtype=torch.float32)
+    features = torch.from_numpy(bundled("diabetes_data_raw.csv.gz", delimiter=None)).float()
+    targets = torch.from_numpy(bundled("diabetes_target.csv.gz")).float()
     train = split_indices("train", len(targets), val_fraction, test_fraction, seed)
     chosen = split_indices(split, len(targets), val_fraction, test_fraction, seed)
     features = (features - features[train].mean(dim=0)) / features[train].std(dim=0)

@@ -28,7 +28,7 @@ class Engine:
     """A model that trains under the plan's strategy. All ranks call every method, in the same order."""
 
     def __init__(self, task: Task, spec: JobSpec, row: Row, device: torch.device) -> None:
-        import deepspeed
+        from orchestrator.runtime.lean_deepspeed import deepspeed
 
         forgo_compiled_ops()
         torch.manual_seed(spec.job.seed)

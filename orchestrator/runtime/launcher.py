@@ -92,16 +92,21 @@ def read_launch(file: str) -> tuple[Launch, WorkerResources]:
 
 
 def start_child(
-    command: Sequence[str], log: Path, resources: WorkerResources, *, stdin: int = subprocess.DEVNULL
+    command: Sequence[str],
+    log: Path,
+    resources: WorkerResources,
+    *,
+    stdin: int = subprocess.DEVNULL,
+    more: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start a process in a session of its own: Ctrl-C on the terminal reaches the driver alone."""
+    """Start a process in a session of its own: Ctrl-C on the terminal reaches the driver alone. `more` environment."""
     with log.open("wb") as output:
         return subprocess.Popen(
             command,
             stdout=output,
             stderr=subprocess.STDOUT,
             stdin=stdin,
-            env={**os.environ, "OMP_NUM_THREADS": str(resources.threads)},
+            env={**os.environ, "OMP_NUM_THREADS": str(resources.threads), **(more or {})},
             start_new_session=True,
             preexec_fn=die_with_parent,
         )
@@ -116,7 +121,7 @@ def kill_child(process: subprocess.Popen[bytes]) -> None:
         process.stdin.close()
 
 
-def die_with_parent() -> None:
+def die_with_parent(by: signal.Signals = signal.SIGTERM) -> None:
     """Ask the kernel to end this process when its parent ends, however that happens."""
     parent_death_signal = 1
-    ctypes.CDLL(None).prctl(parent_death_signal, signal.SIGTERM)
+    ctypes.CDLL(None).prctl(parent_death_signal, by)

@@ -210,8 +210,16 @@ class Loop:
 
     def evaluate_split(self, dataset: Dataset, split: str, answers: Answers | None = None) -> dict[str, float]:
         """Evaluate and record one split."""
+        metrics = self.measure(dataset, split, answers)
+        named = {f"{split}/{name}": value for name, value in metrics.items()}
+        self._emit_metrics(named)
+        self._parts.emit(events.EVALUATED, self.progress.step, split=split, metrics=named)
+        return metrics
+
+    def measure(self, dataset: Dataset, split: str, answers: Answers | None = None) -> dict[str, float]:
+        """Evaluate one split, which nobody is told of."""
         parts = self._parts
-        metrics = evaluate(
+        return evaluate(
             parts.task,
             parts.engine,
             parts.agreement,
@@ -221,10 +229,6 @@ class Loop:
             device=parts.device,
             answers=answers,
         )
-        named = {f"{split}/{name}": value for name, value in metrics.items()}
-        self._emit_metrics(named)
-        parts.emit(events.EVALUATED, self.progress.step, split=split, metrics=named)
-        return metrics
 
     def _judge(self, metrics: dict[str, float]) -> None:
         """Note whether the monitored metric got better; a best checkpoint is saved at once."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.cluster.address import HINT, check_answers
-from orchestrator.config.load import spec_from_dict
+from orchestrator.config.spec import spec_from_dict
 from orchestrator.environment import TELEMETRY_OFF
 from orchestrator.errors import MachineError, OrchestratorError, TargetError
 from orchestrator.plan.profile_types import ModelProfile

@@ -209,7 +209,7 @@ class Gang:
         """A person's own entry may be importable only once boot has set the path, so it is not imported here."""
         ours = self._launch is None or self._launch.entry.startswith(f"{WORKER}:")
         for actor, seat in zip(self._actors, self._seats, strict=True):
-            actor.prepare.remote(["deepspeed", "torch._dynamo", WORKER] if ours else [], seat)
+            actor.prepare.remote(["orchestrator.runtime.lean_deepspeed", WORKER] if ours else [], seat)
 
     def _work(self, answers: dict[int, int]) -> None:
         assert self._launch is not None

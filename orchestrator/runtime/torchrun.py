@@ -1,17 +1,21 @@
-"""Workers under torchrun: for hosts without Ray, for benchmarks, for a bare GPU host.
+"""Workers as plain processes of this machine, in torchrun's environment: for hosts without Ray, for a bare GPU host.
 
 By hand:  torchrun --nproc-per-node 2 -m orchestrator.runtime.torchrun LAUNCH.json
+
+The driver starts them itself: torchrun is one more process, which imports torch before the workers begin to.
 """
 
 from __future__ import annotations
 
 import os
-import re
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from orchestrator.plan.types import WorkerResources
 from orchestrator.runtime.context import Launch, StoreContext
@@ -24,51 +28,81 @@ from orchestrator.runtime.launcher import (
     start_child,
     write_launch,
 )
+from orchestrator.runtime.seats import Seat
+from orchestrator.storage import write_atomically
 
-FAILURE = re.compile(r"^\s*rank\s*: (\d+) .*\n\s*exitcode\s*: .*\((SIG\w+)\)", re.MULTILINE)
-"""How torchrun tells in its last words which signal ended which worker; SIGTERM is its own, for the others."""
+if TYPE_CHECKING:
+    from torch.distributed import Store  # type: ignore[attr-defined]
+
+MEETING = "ORCHESTRATOR_MEETING"
+"""Names the file in which rank 0 tells the others the port at which they meet."""
+HERE = "127.0.0.1"
+LOOK_S = 0.05
 
 
 class TorchrunLauncher:
-    """All workers on this machine, as children of one torchrun for each attempt."""
+    """All workers on this machine, as children of the driver."""
 
     def __init__(self) -> None:
-        self._process: subprocess.Popen[bytes] | None = None
+        self._workers: list[subprocess.Popen[bytes]] = []
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
         self._outlook = Outlook()
+        self._ended: Ended | None = None
 
     def start(self, launch: Launch, resources: WorkerResources) -> None:
-        """Start torchrun, with as many workers as the launch says: on this machine there is always the same room."""
+        """Start as many workers as the launch says: on this machine there is always the same room."""
         self.close()
         self._scratch = tempfile.TemporaryDirectory(prefix="orchestrator-launch-")
         launch_file = self._folder / "launch.json"
         write_launch(launch_file, launch, resources)
-        self._process = start_child(_command(launch, launch_file), self._folder / "log", resources)
-        here = dict.fromkeys(range(launch.world_size), socket.gethostname())
-        self._outlook = Outlook(workers=launch.world_size, room=launch.world_size, placed=here)
+        command = [sys.executable, "-m", "orchestrator.runtime.torchrun", str(launch_file)]
+        size = launch.world_size
+        for rank in range(size):
+            seat = Seat(rank=rank, world_size=size, local_rank=rank, local_world_size=size, node_rank=0, nodes=1)
+            environment = {**seat.environment(HERE, 0), MEETING: str(self._folder / "port")}
+            self._workers.append(start_child(command, self._log(rank), resources, more=environment))
+        self._outlook = Outlook(workers=size, room=size, placed=dict.fromkeys(range(size), socket.gethostname()))
 
     def poll(self) -> Ended | None:
-        """The end of torchrun is the end of all workers."""
-        if self._process is None or self._process.poll() is None:
-            return None
-        code, log = self._process.returncode, (self._folder / "log").read_text(errors="replace")
-        return Ended(error=last_words(log, code), lost=tuple(killed(log))) if code else Ended()
+        """Who fails ends all: the others would wait for it."""
+        if self._ended is None and self._workers:
+            codes = {rank: worker.poll() for rank, worker in enumerate(self._workers)}
+            if failed := {rank: code for rank, code in codes.items() if code}:
+                self.kill()
+                lost = tuple(rank for rank, code in failed.items() if code < 0)
+                self._ended = Ended(error=self._told(failed), lost=lost)
+            elif None not in codes.values():
+                self._ended = Ended()
+        return self._ended
 
     def outlook(self) -> Outlook:
         """As many workers as were asked for."""
         return self._outlook
 
     def kill(self) -> None:
-        """End torchrun; its workers die with it."""
-        if self._process:
-            kill_child(self._process)
+        """End the workers that are left."""
+        for worker in self._workers:
+            kill_child(worker)
 
     def close(self) -> None:
         """End what still runs and remove the scratch folder."""
         self.kill()
+        self._workers, self._ended = [], None
         if self._scratch:
             self._scratch.cleanup()
             self._scratch = None
+
+    def _told(self, failed: dict[int, int]) -> str:
+        """The workers that were killed explain the others; else the first that failed, with its last words."""
+        if killed := [rank for rank, code in failed.items() if code < 0]:
+            return ", ".join(f"worker {rank} was ended by {signal.Signals(-failed[rank]).name}" for rank in killed)
+        rank, code = next(iter(failed.items()))
+        lines = self._log(rank).read_text(errors="replace").strip().splitlines()
+        return f"worker {rank} ended with exit code {code}" + (f": {lines[-1].strip()}" if lines else "")
+
+    def _log(self, rank: int) -> Path:
+        """What a worker says before its own log is there."""
+        return self._folder / f"log-{rank}"
 
     @property
     def _folder(self) -> Path:
@@ -88,36 +122,23 @@ class TorchrunContext(StoreContext):
         )
 
 
-def last_words(log: str, code: int) -> str:
-    """Why torchrun ended: the workers that were killed, when some were."""
-    told = [f"worker {rank} was ended by {name}" for rank, name in killed(log).items()]
-    return ", ".join(told) or f"torchrun ended with exit code {code}"
+def _meet(file: Path, rank: int) -> Store:
+    """The store through which the workers find each other: rank 0 takes a port that is free, and keeps it."""
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-
-def killed(log: str) -> dict[int, str]:
-    """The workers that a signal ended, with its name."""
-    return {int(rank): name for rank, name in FAILURE.findall(log) if name != "SIGTERM"}
-
-
-def _command(launch: Launch, launch_file: Path) -> list[str]:
-    """Torchrun of this very environment, with workers that run this module."""
-    workers = ["--nproc-per-node", str(launch.world_size)]
-    meeting = ["--master-addr", "127.0.0.1", "--master-port", str(_free_port())]
-    return [
-        *(sys.executable, "-m", "torch.distributed.run", *workers, *meeting),
-        *("-m", "orchestrator.runtime.torchrun", str(launch_file)),
-    ]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    if rank == 0:
+        store = TCPStore(HERE, 0, is_master=True, wait_for_workers=False)
+        write_atomically(file, str(store.port).encode())
+    else:
+        while not file.exists():
+            time.sleep(LOOK_S)
+        store = TCPStore(HERE, int(file.read_text()), is_master=False)
+    os.environ["MASTER_PORT"] = str(store.port)
+    return store
 
 
 def main() -> None:
-    """What torchrun runs in each worker process."""
+    """What runs in each worker process, whether the driver or torchrun has started it."""
     die_with_parent()
     import torch
     import torch.distributed as dist
@@ -128,7 +149,9 @@ def main() -> None:
     ctx = TorchrunContext(launch)
     if resources.gpus:
         torch.cuda.set_device(ctx.local_rank)
-    dist.init_process_group("nccl" if resources.gpus else "gloo")
+    meeting = os.environ.get(MEETING)
+    store = _meet(Path(meeting), ctx.rank) if meeting else None
+    dist.init_process_group("nccl" if resources.gpus else "gloo", store=store, rank=ctx.rank, world_size=ctx.world_size)
     try:
         run_entry(ctx)
     finally:

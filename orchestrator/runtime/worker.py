@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
-from orchestrator.config import load, targets
+from orchestrator.config import targets
 from orchestrator.config.schema import JobSpec
+from orchestrator.config.spec import spec_from_dict
 from orchestrator.errors import ConfigError
 from orchestrator.plan import schedule
 from orchestrator.plan.types import Plan, Row
-from orchestrator.runtime import evaluated, swapped
+from orchestrator.runtime import evaluated, idle_compiler, swapped
 from orchestrator.runtime.answers import Answers
 from orchestrator.runtime.catalog import Progress, require, step_of
 from orchestrator.runtime.checkpoint import Checkpoints, Retention
@@ -33,20 +35,21 @@ from orchestrator.tracking.events import EventWriter
 from orchestrator.tracking.spool import Spool
 from orchestrator.tracking.system import SystemMonitor
 
-TEST = "test"
+VAL, TEST = "val", "test"
 
 
 def train(ctx: WorkerContext) -> None:
     """Carry out the plan on this worker."""
     plan = Plan.from_dict(ctx.launch.plan)
-    spec = load.spec_from_dict(plan.spec)
+    spec = spec_from_dict(plan.spec)
     row = plan.row(ctx.world_size)
     configure_torch(spec)
     device = pick_device(ctx.local_rank, plan.resources.gpus)
     check_precision(spec.precision.name, device)
     bound = targets.bind(plan.spec, project=Path(ctx.launch.project))
     task: Task = bound.task(KEPT.data(plan.spec["data"], bound.data) if ctx.launch.keeps_data else None)
-    with _watching_system(ctx, spec), swapped.own_folder(row, ctx.launch, ctx.rank) as row:
+    compiler = contextlib.nullcontext() if spec.job.compile else idle_compiler.out_of_the_way()
+    with compiler, _watching_system(ctx, spec), swapped.own_folder(row, ctx.launch, ctx.rank) as row:
         _train(ctx, plan, spec, row, task, device)
 
 
@@ -71,7 +74,7 @@ def _train(ctx: WorkerContext, plan: Plan, spec: JobSpec, row: Row, task: Task, 
         events=Spool(_writer(ctx, "rank-0")) if ctx.rank == 0 else None,
         device=device,
         train=_training_data(task),
-        val=_optional(task, "val"),
+        val=_optional(task, VAL),
         total_steps=0,
     )
     parts.total_steps = total_steps(len(parts.train), row.batch, spec.job.epochs, spec.job.steps)
@@ -142,9 +145,7 @@ def _finish(parts: Parts, loop: Loop, plan: Plan) -> None:
     if best and progress.best_step != progress.step:
         checkpoints.load(best, parts.engine.restore_model)
         loop.metrics.update(progress.best_metrics)
-    test = _optional(parts.task, TEST)
-    if test is not None:
-        _evaluate_for_good(parts, loop, test)
+    _evaluate_for_good(parts, loop)
     description = describe_model(parts.task, parts.engine, parts.train, parts.device)
     if parts.ctx.rank == 0:
         description |= {"step": step_of(name), "metrics": loop.metrics}
@@ -152,21 +153,37 @@ def _finish(parts: Parts, loop: Loop, plan: Plan) -> None:
             save_model(open_store(parts.ctx.launch.root), WholeModel(checkpoint.reader()), plan, description)
 
 
-def _evaluate_for_good(parts: Parts, loop: Loop, test: Dataset) -> None:
-    """The test split, with the model's answers and plots for people to look at."""
-    if not (parts.spec.tracking.enabled and parts.spec.tracking.plots):
-        loop.evaluate_split(test, TEST)
-        return
-    store, answers = open_store(parts.ctx.launch.root), Answers(parts.task, parts.row.micro_batch * parts.row.mesh.data)
-    metrics = loop.evaluate_split(test, TEST, answers)
+def _evaluate_for_good(parts: Parts, loop: Loop) -> None:
+    """The test split; and the model's answers and plots for people to look at, on val where there is no test split."""
+    looked_at = parts.spec.tracking.enabled and parts.spec.tracking.plots
+    test = _optional(parts.task, TEST)
+    if test is not None:
+        answers = _answers(parts) if looked_at else None
+        metrics = loop.evaluate_split(test, TEST, answers)
+        if answers:
+            _show(parts, loop, TEST, test, answers, metrics)
+    elif parts.val is not None and looked_at:
+        answers = _answers(parts)
+        _show(parts, loop, VAL, parts.val, answers, loop.measure(parts.val, VAL, answers))
+
+
+def _answers(parts: Parts) -> Answers:
+    return Answers(parts.task, parts.row.micro_batch * parts.row.mesh.data)
+
+
+def _show(
+    parts: Parts, loop: Loop, split: str, dataset: Dataset, answers: Answers, metrics: Mapping[str, float]
+) -> None:
+    """Leave answers and plots in the run's folder."""
+    store = open_store(parts.ctx.launch.root)
     if parts.counts and answers.rows:
-        evaluated.leave(store, TEST, parts.ctx.rank, answers)
+        evaluated.leave(store, split, parts.ctx.rank, answers)
     if parts.events:
         parts.events.flush()
     parts.agreement.barrier()
     if parts.ctx.rank == 0:
-        about = {"split": TEST, "step": loop.progress.step, "metrics": metrics}
-        evaluated.keep(store, TEST, about, evaluated.gather(store, TEST), evaluated.class_names(test))
+        about = {"split": split, "step": loop.progress.step, "metrics": metrics}
+        evaluated.keep(store, split, about, evaluated.gather(store, split), evaluated.class_names(dataset))
         evaluated.keep_loss_curves(store)
 
 

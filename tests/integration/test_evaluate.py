@@ -44,6 +44,17 @@ def test_training_leaves_plots_and_answers_in_the_run_and_in_mlflow(record: RunR
     assert [item.path for item in client.list_artifacts(record.mlflow_run_id, "plots")] == ["plots/loss.png"]
 
 
+def test_without_a_test_split_the_answers_are_those_on_val(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    tracked = ["tracking=mlflow", "tracking.system_metrics=false", "tracking.log_model=false"]
+    short = ["job=digits", "model.width=4", "job.epochs=1", "cluster.workers=1", "data.test_fraction=0"]
+    record = carry_out(plan_of(*short, *tracked))
+    folder = Path(record.root) / "evaluations" / "val"
+    assert len((folder / "answers.jsonl").read_text().splitlines()) == 180
+    told = json.loads((folder / "metrics.json").read_text())["metrics"]
+    assert told["accuracy"] == record.final_metrics["val/accuracy"]
+
+
 def test_one_process_finds_what_the_workers_found(record: RunRecord, capsys: pytest.CaptureFixture[str]) -> None:
     told = evaluate(record, capsys)
     found = {f"test/{name}": value for name, value in told["metrics"].items()}  # type: ignore[attr-defined]

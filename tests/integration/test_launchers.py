@@ -128,6 +128,16 @@ class TestTorchrun(LauncherContract):
         yield launcher
         launcher.close()
 
+    def test_a_worker_that_does_not_come_to_its_own_log_has_last_words(
+        self, launcher: Launcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "torch.py").write_text("raise ImportError('libtorch.so is missing')\n")
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+        launcher.start(launch(tmp_path, "tell_facts"), RESOURCES)
+        told = wait_for_end(launcher)
+        assert re.fullmatch(r"worker [01] ended with exit code 1: ImportError: libtorch.so is missing", told.error)
+        assert told.lost == ()
+
     def test_its_workers_never_import_ray(self, launcher: Launcher, tmp_path: Path) -> None:
         launcher.start(launch(tmp_path, "tell_facts"), RESOURCES)
         wait_for_end(launcher)

@@ -12,7 +12,6 @@ from orchestrator.errors import MachineError, StorageError
 from orchestrator.resilience.failures import Cause, Failure
 from orchestrator.runtime.bulletin import Bulletin
 from orchestrator.runtime.launcher import Ended, Outlook
-from orchestrator.runtime.torchrun import killed, last_words
 from orchestrator.storage import LocalStore, open_store
 from orchestrator.tracking import events
 from orchestrator.tracking.events import Event, EventReader
@@ -73,18 +72,3 @@ def test_storage_that_does_not_answer_is_no_reason_to_end(tmp_path: Path, monkey
     bulletin = Bulletin(open_store(str(tmp_path)))
     bulletin.look(1, waits("no room"))
     bulletin.end(1, Outlook(), Failure(cause=Cause.lost, message="x"), Ended())
-
-
-TORCHRUN = """
-  rank      : 1 (local_rank: 1)
-  exitcode  : -9 (pid: 12)
-  rank      : 0 (local_rank: 0)
-  exitcode  : -9 (SIGKILL)
-  rank      : 2 (local_rank: 2)
-  exitcode  : -15 (SIGTERM)
-"""
-
-
-def test_torchruns_words_name_the_workers_that_were_killed() -> None:
-    assert killed(TORCHRUN) == {0: "SIGKILL"}
-    assert last_words(TORCHRUN, 1) == "worker 0 was ended by SIGKILL"

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from orchestrator.cluster.ray_nodes import NODE_ID
 from orchestrator.plan.inventory import Free, Inventory, Node
 from orchestrator.plan.misfit import Misfit
 from orchestrator.plan.types import WorkerResources
 from orchestrator.runtime.context import Launch
 from orchestrator.runtime.ray_scaling import Scaling, Spots
-from orchestrator.runtime.torchrun import last_words
 
 EACH = WorkerResources(cpus=2, gpus=0, threads=1)
 
@@ -73,34 +70,3 @@ def test_a_ray_of_our_own_has_no_rules() -> None:
     spots = own.choose(nodes(node("a")))
     assert isinstance(spots, Spots)
     assert own.where(spots) == {"placement_strategy": "STRICT_PACK"}
-
-
-TORCHRUN = """
-Failures:
-[1]:
-  time      : 2026-11-21_06:14:54
-  host      : localhost
-  rank      : 0 (local_rank: 0)
-  exitcode  : -15 (pid: 29691)  (SIGTERM)
-  error_file: <N/A>
-  traceback : Signal 15 (SIGTERM) received by PID 29691
-Root Cause (first observed failure):
-[0]:
-  time      : 2026-11-21_06:14:54
-  host      : localhost
-  rank      : 1 (local_rank: 1)
-  exitcode  : {code}
-  error_file: <N/A>
-"""
-
-
-@pytest.mark.parametrize(
-    ("code", "told"),
-    [
-        ("-9 (pid: 29692)  (SIGKILL)", "worker 1 was ended by SIGKILL"),
-        ("-11 (pid: 29692)  (SIGSEGV)", "worker 1 was ended by SIGSEGV"),
-        ("1 (pid: 29692)", "torchrun ended with exit code 1"),
-    ],
-)
-def test_torchruns_last_words_name_the_worker_that_was_killed(code: str, told: str) -> None:
-    assert last_words(TORCHRUN.format(code=code), 1) == told
