@@ -2,6 +2,7 @@
 
 Train it:  orchestrator train job=causal_lm cluster.workers=2 strategy=zero1
            orchestrator train job=causal_lm mesh.tensor=2 cluster.workers=2
+           orchestrator train job=causal_lm model=transformer model.vocabulary=256 mesh.tensor=2 cluster.workers=2
            orchestrator train job=causal_lm data.path=shakespeare.txt
            orchestrator train job=language data.path=shakespeare.txt data.tokens=characters model.vocabulary=68
 """
@@ -188,6 +189,8 @@ class Transformer(nn.Module):
             self.model = _gpt2(vocabulary, context, width, blocks, heads, dropout)
         else:
             self.model = _llama(vocabulary, context, width, blocks, heads, dropout)
+        # How mesh.tensor cuts it, where the model says so (Llama does, GPT-2 does not).
+        self.config, self._tp_plan = self.model.config, getattr(type(self.model), "_tp_plan", None)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits of the token after each."""

@@ -2,6 +2,9 @@
 
 Train it:  orchestrator train job=keywords data.path=spoken_digits "data.test_names='*_[0-4].wav'"
            orchestrator train job=speech data.path=recordings.tsv model.tokens=30
+           orchestrator train job=speech data.path=recordings.tsv model=conformer model.tokens=30
+           orchestrator train job=speech data.path=recordings.tsv model=wav2vec2 model.tokens=30 data.features=waveform
+           orchestrator train job=speech data.path=recordings.tsv job.task=jobs.speech_recognition:BeamSearch
            orchestrator train job=digit_strings data.path=spoken_digits "data.test_names='*_[0-4].wav'"
 """
 
@@ -18,10 +21,9 @@ from torch.nn.functional import ctc_loss
 from torch.nn.utils.rnn import pad_sequence
 
 from jobs.image_classification import class_loss
-from jobs.speech_models import halved
 from orchestrator import Task
 from orchestrator.data import files, text
-from orchestrator.data.audio import LogMel
+from orchestrator.data.audio import LogMel, Recordings, Waveform
 from orchestrator.data.prepared import Prepared, PreparedDataset
 from orchestrator.data.records import Splits
 from orchestrator.errors import ConfigError
@@ -29,6 +31,7 @@ from orchestrator.runtime.answers import of_batch
 
 BLANK = text.UNKNOWN
 """The token for "nothing new"; transcripts have no unknown characters."""
+Features = Literal["log_mel", "waveform"]
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
@@ -88,41 +91,57 @@ class SpeechRecognition(Task):
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor, Tensor, Tensor]) -> Tensor:
         """CTC, summed over the batch."""
-        return self._loss(model(*self.inputs(batch)), batch)
+        return self._loss(model, model(*self.inputs(batch)), batch)
 
     def metrics(self, model: nn.Module, batch: tuple[Tensor, Tensor, Tensor, Tensor]) -> Mapping[str, Tensor | float]:
         """Summed loss; words, and how many changes make the words that were heard into those that were said."""
         logits = model(*self.inputs(batch))
-        said, heard = self._texts(logits, batch)
+        said, heard = self._texts(model, logits, batch)
         errors = sum(distance(a.split(), b.split()) for a, b in zip(heard, said, strict=True))
-        return {"loss": self._loss(logits, batch), "word_errors": errors, "words": sum(len(b.split()) for b in said)}
+        loss = self._loss(model, logits, batch)
+        return {"loss": loss, "word_errors": errors, "words": sum(len(b.split()) for b in said)}
 
     def show(self, model: nn.Module, batch: tuple[Tensor, Tensor, Tensor, Tensor]) -> Mapping[str, list[str]]:
         """What was said, and what the model heard."""
-        said, heard = self._texts(model(*self.inputs(batch)), batch)
+        said, heard = self._texts(model, model(*self.inputs(batch)), batch)
         return {"truth": said, "answer": heard}
 
-    def _texts(self, logits: Tensor, batch: tuple[Tensor, Tensor, Tensor, Tensor]) -> tuple[list[str], list[str]]:
-        heard = [self._decode(tokens) for tokens in greedy(logits, halved(batch[1]))]
+    def _texts(
+        self, model: Any, logits: Tensor, batch: tuple[Tensor, Tensor, Tensor, Tensor]
+    ) -> tuple[list[str], list[str]]:
+        heard = [self._decode(tokens) for tokens in self.tokens(logits, model.frames(batch[1]))]
         said = [self._decode(row[:length].tolist()) for row, length in zip(batch[2], batch[3].tolist(), strict=True)]
         return said, heard
+
+    def tokens(self, logits: Tensor, lengths: Tensor) -> list[list[int]]:
+        """What was heard in each recording."""
+        return greedy(logits, lengths)
 
     def summary(self, sums: Mapping[str, float], count: float) -> dict[str, float]:
         """Loss per character, and the word error rate."""
         return {"loss": sums["loss"] / count, "word_error_rate": sums["word_errors"] / max(1.0, sums["words"])}
 
-    def _loss(self, logits: Tensor, batch: tuple[Tensor, Tensor, Tensor, Tensor]) -> Tensor:
+    def _loss(self, model: Any, logits: Tensor, batch: tuple[Tensor, Tensor, Tensor, Tensor]) -> Tensor:
         _, lengths, transcripts, transcript_lengths = batch
         log_probabilities = logits.float().log_softmax(dim=-1).transpose(0, 1)
         return ctc_loss(
             log_probabilities,
             transcripts,
-            halved(lengths),
+            model.frames(lengths),
             transcript_lengths,
             blank=BLANK,
             reduction="sum",
             zero_infinity=True,
         )
+
+
+class BeamSearch(SpeechRecognition):
+    """The same, heard by beam search: often a little better than greedily, and much slower."""
+
+    def tokens(self, logits: Tensor, lengths: Tensor) -> list[list[int]]:
+        """What was heard in each recording."""
+        rows = logits.float().log_softmax(dim=-1).cpu()
+        return [beam(row[:length]) for row, length in zip(rows, lengths.tolist(), strict=True)]
 
 
 def padded(parts: Sequence[Tensor], value: float = 0) -> tuple[Tensor, Tensor]:
@@ -180,7 +199,7 @@ def distance(heard: Sequence[str], said: Sequence[str]) -> int:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Hidden:
-    """What training may do to features: hide some time and some bands (SpecAugment)."""
+    """What training may do to features: hide some time and, unless they are waveforms, some bands (SpecAugment)."""
 
     frames: int = 0
     bands: int = 0
@@ -188,9 +207,9 @@ class Hidden:
     def __call__(self, item: tuple[Tensor, Any], chance: np.random.Generator) -> tuple[Tensor, Any]:
         """The features changed, and what goes with them."""
         features = item[0].clone()
-        for longest, dimension in ((self.frames, 0), (self.bands, 1)):
-            length = min(int(chance.integers(0, longest + 1)), features.shape[dimension])
-            start = int(chance.integers(0, features.shape[dimension] - length + 1))
+        for dimension, (longest, size) in enumerate(zip((self.frames, self.bands), features.shape, strict=False)):
+            length = min(int(chance.integers(0, longest + 1)), size)
+            start = int(chance.integers(0, size - length + 1))
             features.narrow(dimension, start, length).zero_()
         return features, item[1]
 
@@ -199,6 +218,7 @@ def recordings(
     split: str,
     path: str,
     target: Literal["label", "text"] = "label",
+    features: Features = "log_mel",
     rate: int = 16_000,
     bands: int = 40,
     longest_s: float | None = 20.0,
@@ -212,7 +232,10 @@ def recordings(
     skip_unreadable: int = 0,
     cache: str | None = None,
 ) -> PreparedDataset | None:
-    """Recordings in class folders, or listed in a manifest (file, and label or text), as log-mel features."""
+    """Recordings in class folders, or listed in a manifest (file, and label or text), as features of some kind.
+
+    `hide_frames`: of 10 ms each, `hide_bands`: so much of them may be hidden when training.
+    """
     splits = Splits(
         sources=files.by_split(path, files.AUDIO),
         val_fraction=val_fraction,
@@ -221,9 +244,13 @@ def recordings(
         test_names=test_names,
         seed=seed,
     )
+    preparation: Recordings = LogMel(rate=rate, bands=bands, longest_s=longest_s, target=target)
+    if features == "waveform":
+        preparation = Waveform(rate=rate, longest_s=longest_s, target=target)
+        hide_frames *= rate // 100
     prepared = Prepared(
         splits=splits,
-        preparation=LogMel(rate=rate, bands=bands, longest_s=longest_s, target=target),
+        preparation=preparation,
         augment=Hidden(frames=hide_frames, bands=hide_bands),
         cache=cache,
         skip_unreadable=skip_unreadable,
@@ -277,6 +304,7 @@ def digit_strings(
     held_out_strings: int = 600,
     shortest: int = 3,
     longest: int = 5,
+    features: Features = "log_mel",
     rate: int = 8000,
     bands: int = 40,
     hide_frames: int = 12,
@@ -292,6 +320,7 @@ def digit_strings(
     clips = recordings(
         split,
         path,
+        features=features,
         rate=rate,
         bands=bands,
         hide_frames=hide_frames,

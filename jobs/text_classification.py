@@ -7,6 +7,7 @@ Train it:  orchestrator train job=sentences data.path=sst2 'data.columns=[text,l
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,8 +15,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from jobs.image_classification import class_loss
-from orchestrator import Task
+from orchestrator import Measured, Task
 from orchestrator.data import tables, text
+from orchestrator.data.preparation import need
 from orchestrator.data.prepared import Prepared, PreparedDataset
 from orchestrator.data.records import Splits
 from orchestrator.runtime.answers import of_batch
@@ -43,14 +45,24 @@ class TextClassification(Task):
         """Summed cross entropy."""
         return class_loss(model(*self.inputs(batch)), batch[2])
 
-    def metrics(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
-        """Summed loss and number of texts classified rightly."""
+    def metrics(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor | Measured]:
+        """Summed loss and number of texts classified rightly; and the mean of all classes' F1, which is no sum."""
         logits = model(*self.inputs(batch))
-        return {"loss": class_loss(logits, batch[2]), "accuracy": (logits.argmax(dim=1) == batch[2]).sum()}
+        return {
+            "loss": class_loss(logits, batch[2]),
+            "accuracy": (logits.argmax(dim=1) == batch[2]).sum(),
+            "macro_f1": macro_f1(logits, batch[2]),
+        }
 
     def show(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
         """Each text's class, and what the model takes it for."""
         return of_batch(batch[2], model(*self.inputs(batch)))
+
+
+def macro_f1(logits: Tensor, labels: Tensor) -> Measured:
+    """F1 of each class, and their mean: unlike accuracy, it says when a rare class is never found."""
+    make = need("torchmetrics.classification", "jobs").MulticlassF1Score
+    return Measured(partial(make, num_classes=logits.shape[1], average="macro"), logits, labels)
 
 
 class BagOfTokens(nn.Module):

@@ -9,11 +9,12 @@ from orchestrator.errors import OrchestratorError
 if TYPE_CHECKING:
     from orchestrator.cli.api import Job, Result, job, jobs, submit
     from orchestrator.runtime.reporting import checkpoint, report
-    from orchestrator.runtime.task import Task
+    from orchestrator.runtime.task import Measured, Task
 
 __version__ = "0.1.0"
 __all__ = [
     "Job",
+    "Measured",
     "OrchestratorError",
     "Result",
     "Task",
@@ -27,6 +28,7 @@ __all__ = [
 
 _LATER = {
     "Job": "orchestrator.cli.api:Job",
+    "Measured": "orchestrator.runtime.task:Measured",
     "Result": "orchestrator.cli.api:Result",
     "Task": "orchestrator.runtime.task:Task",
     "checkpoint": "orchestrator.runtime.reporting:checkpoint",

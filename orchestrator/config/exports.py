@@ -28,11 +28,10 @@ BUILT_IN = frozenset(
         "jobs.image_models:convnext",
         *(
             f"jobs.speech_recognition:{name}"
-            for name in ("Keywords", "SpeechRecognition", "recordings", "digit_strings")
+            for name in ("Keywords", "SpeechRecognition", "BeamSearch", "recordings", "digit_strings")
         ),
         *(f"jobs.text_classification:{name}" for name in ("TextClassification", "BagOfTokens", "Bert", "sentences")),
-        "jobs.speech_models:KeywordNet",
-        "jobs.speech_models:CtcNet",
+        *(f"jobs.speech_models:{name}" for name in ("KeywordNet", "CtcNet", "Conformer", "Wav2Vec2")),
         "jobs.regression:Regression",
         "jobs.regression:Mlp",
         "jobs.regression:diabetes",

@@ -18,6 +18,7 @@ SHIPPED = "jobs"
 _EXTRAS = {
     **dict.fromkeys(("torch", "deepspeed", "ray", "numpy", "safetensors"), "node"),
     "sklearn": "jobs",
+    "torchmetrics": "jobs",
     "mlflow": "tracking",
 }
 """Which of our extras brings a package."""

@@ -1,4 +1,4 @@
-"""Recordings as log-mel features, with a class or the numbers of a transcript's characters."""
+"""Recordings as log-mel features or as waveforms, with a class or the numbers of a transcript's characters."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from orchestrator.data import text
+from orchestrator.data.arrays import Array
 from orchestrator.data.labels import as_field, class_number, classes_of
 from orchestrator.data.preparation import Facts, Fields, Items, Preparation, need
 from orchestrator.data.records import Record, Unreadable
@@ -25,15 +26,12 @@ FLOOR = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LogMel(Preparation):
-    """Frames x mel bands. Records have `file` (or `audio` with its `bytes`), and `label` or `text`."""
+class Recordings(Preparation):
+    """Base of what is made of recordings. Records have `file` (or `audio` with its `bytes`), and `label` or `text`."""
 
     ragged: ClassVar[frozenset[str]] = frozenset({"features", "transcript"})
     rate: int = 16_000
     """Samples per second; recordings with others are resampled."""
-    bands: int = 64
-    window_ms: float = 25.0
-    hop_ms: float = 10.0
     longest_s: float | None = None
     """Longer recordings are unreadable; null: any length."""
     target: Literal["label", "text"] = "label"
@@ -51,7 +49,7 @@ class LogMel(Preparation):
         return {"vocabulary": text.learn_vocabulary(texts, "characters", 0)}
 
     def preparer(self, facts: Facts) -> Callable[[Record], Fields]:
-        """Read, resample, and take the logarithm of the power in each band."""
+        """Read, resample, and make features."""
         target = self._target(facts)
 
         def prepare(record: Record) -> Fields:
@@ -59,10 +57,13 @@ class LogMel(Preparation):
             wave, rate = read_wave(record)
             if self.longest_s is not None and len(wave) > self.longest_s * rate:
                 raise Unreadable(f"{len(wave) / rate:.1f} s are longer than data.longest_s={self.longest_s:g}")
-            wave = resample(wave, rate, self.rate)
-            return {"features": log_mel(wave, self.rate, self.bands, self.window_ms, self.hop_ms).numpy(), **fields}
+            return {"features": self.features(resample(wave, rate, self.rate)).numpy(), **fields}
 
         return prepare
+
+    def features(self, wave: Tensor) -> Tensor:
+        """What becomes of the sound; its first dimension is time."""
+        raise NotImplementedError
 
     def _target(self, facts: Facts) -> Callable[[Record], Fields]:
         if self.target == "label":
@@ -82,6 +83,35 @@ class LogMel(Preparation):
 
         return transcript
 
+    def reader(self, facts: Facts) -> Callable[[Fields], tuple[Tensor, Any]]:
+        """The features, standardised; and the class, or the numbers of the transcript's characters."""
+        standardised = self.standardiser(facts)
+
+        def read(fields: Fields) -> tuple[Tensor, Any]:
+            features = torch.from_numpy(standardised(fields["features"]))
+            if self.target == "label":
+                return features, int(fields["label"])
+            return features, torch.from_numpy(fields["transcript"].astype(np.int64))
+
+        return read
+
+    def standardiser(self, facts: Facts) -> Callable[[Array], Array]:
+        """A function from prepared features to those that a model gets."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LogMel(Recordings):
+    """Frames x mel bands: the logarithm of the power in each."""
+
+    bands: int = 64
+    window_ms: float = 25.0
+    hop_ms: float = 10.0
+
+    def features(self, wave: Tensor) -> Tensor:
+        """Frames x bands."""
+        return log_mel(wave, self.rate, self.bands, self.window_ms, self.hop_ms)
+
     def measure(self, items: Items) -> Facts:
         """Mean and standard deviation of each band."""
         features = items.whole("features")
@@ -90,18 +120,24 @@ class LogMel(Preparation):
             "deviation": np.maximum(features.std(axis=0, dtype=np.float64), 1e-3).tolist(),
         }
 
-    def reader(self, facts: Facts) -> Callable[[Fields], tuple[Tensor, Any]]:
-        """Frames x bands, standardised; and the class, or the numbers of the transcript's characters."""
+    def standardiser(self, facts: Facts) -> Callable[[Array], Array]:
+        """By what was measured of all training recordings."""
         mean = np.array(facts["mean"], dtype=np.float32)
         scale = 1 / np.array(facts["deviation"], dtype=np.float32)
+        return lambda features: (features - mean) * scale
 
-        def read(fields: Fields) -> tuple[Tensor, Any]:
-            features = torch.from_numpy((fields["features"] - mean) * scale)
-            if self.target == "label":
-                return features, int(fields["label"])
-            return features, torch.from_numpy(fields["transcript"].astype(np.int64))
 
-        return read
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Waveform(Recordings):
+    """The samples themselves, for models that find their own features."""
+
+    def features(self, wave: Tensor) -> Tensor:
+        """Samples."""
+        return wave.contiguous()
+
+    def standardiser(self, facts: Facts) -> Callable[[Array], Array]:
+        """Each recording by its own mean and loudness, as Wav2Vec2 has it."""
+        return lambda wave: (wave - wave.mean()) / np.sqrt(wave.var() + 1e-7)
 
 
 def read_wave(record: Record) -> tuple[Tensor, int]:

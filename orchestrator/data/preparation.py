@@ -21,6 +21,7 @@ Facts = dict[str, Any]
 Fields = Mapping[str, Array]
 OWN = {
     "orchestrator.data.audio:LogMel",
+    "orchestrator.data.audio:Waveform",
     "orchestrator.data.columns:Columns",
     "orchestrator.data.images:Images",
     "orchestrator.data.text:Packed",

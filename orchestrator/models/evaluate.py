@@ -59,6 +59,10 @@ class Alone:
         """Nobody to add anything."""
         return values
 
+    def gather(self, value: Any) -> list[Any]:
+        """Nobody else has any."""
+        return [value]
+
 
 def evaluate(
     record: RunRecord, *, checkpoint: str = BEST, split: str = "test", overrides: Sequence[str] = (), name: str = ""

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_map_only
 
 from orchestrator.config.schema import JobSpec, PrecisionName
 from orchestrator.plan.profile_types import Activations, ModelProfile
-from orchestrator.profile import layers
+from orchestrator.profile import ctc, layers
 from orchestrator.profile.trace import PeakMemory
 
 T = TypeVar("T")
@@ -42,6 +42,7 @@ def profile_model(task: Trainable, spec: JobSpec, micro_batches: Iterable[int], 
     unknown, with the reason in the notes; of a model that cannot be built, even the parameters.
     """
     notes: list[str] = []
+    ctc.teach_shapes()
     # Tensors made at import time, such as class weights, may take part.
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     model = _or_note(lambda: _build(task, spec, mode, prepare), notes)

@@ -1,13 +1,15 @@
-"""Small numbers that workers agree on, over gloo on the CPU, so that no GPU is made to wait for them."""
+"""What workers agree on, over gloo on the CPU, so that no GPU is made to wait for it."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
 
 class Agreement:
-    """Sums over all workers, in a process group of its own so as not to mix with DeepSpeed's."""
+    """Sums and other things of all workers, in a process group of its own so as not to mix with DeepSpeed's."""
 
     def __init__(self) -> None:
         self._group = dist.new_group(backend="gloo")
@@ -19,6 +21,12 @@ class Agreement:
     def sum(self, values: list[float]) -> list[float]:
         """Each value's sum over the workers."""
         return self.sum_later(values).result()
+
+    def gather(self, value: Any) -> list[Any]:
+        """The value of each worker, in the order of ranks."""
+        values: list[Any] = [None] * dist.get_world_size(self._group)
+        dist.all_gather_object(values, value, group=self._group)
+        return values
 
     def sum_later(self, values: list[float]) -> PendingSum:
         """The same without waiting: ask for the result when it is needed."""

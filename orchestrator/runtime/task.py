@@ -19,11 +19,14 @@ Sums, not means: workers and micro-batches differ in size, so the division by th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
 
 Batch = Any
 """What `collate` returns: tensors, in tuples, lists or dicts."""
@@ -35,6 +38,19 @@ class Dataset(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Any: ...
+
+
+class Measured:
+    """In what `metrics` returns: not a sum, but what a torchmetrics object makes of all batches and workers together.
+
+    return {"loss": loss, "auroc": Measured(BinaryAUROC, scores, labels)}
+    """
+
+    def __init__(self, make: Callable[[], Metric], *given: Any, **named: Any) -> None:
+        """`make`: a new object, asked for once in an evaluation. The rest: what its `update` gets of this batch."""
+        self.make = make
+        self.given = given
+        self.named = named
 
 
 class Task:
@@ -77,12 +93,15 @@ class Task:
             f"{type(self).__name__} needs a method loss(model, batch) that returns a summed loss."
         )
 
-    def metrics(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor | float]:
-        """Sums over a batch, added up over all batches and workers before `summary` sees them."""
+    def metrics(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor | float | Measured]:
+        """Sums over a batch, added up over all batches and workers for `summary`; and what is `Measured`."""
         return {"loss": self.loss(model, batch)}
 
     def summary(self, sums: Mapping[str, float], count: float) -> dict[str, float]:
-        """Metrics of a whole split from its sums and count; the default divides each sum by the count."""
+        """Metrics of a whole split from its sums and count; the default divides each sum by the count.
+
+        What is `Measured` is added to them.
+        """
         return {name: total / count for name, total in sums.items()}
 
     def show(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor | Sequence[Any]]:

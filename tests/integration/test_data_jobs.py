@@ -17,9 +17,10 @@ from orchestrator.data.prepared import Prepared
 from orchestrator.data.ray_build import RayBuilder
 from orchestrator.data.records import Splits
 from orchestrator.errors import DataError, RunFailedError
+from orchestrator.models.evaluate import evaluate
 from orchestrator.runtime.ray_launcher import RayLauncher
 from orchestrator.tracking.runs import Status
-from tests.integration.training import Recorder, carry_out, curve, plan_of
+from tests.integration.training import Recorder, carry_out, curve, plain_curve, plan_of
 from tests.unit.data import makers
 
 TABLE = ["job=table", "data.target=price", "model.numbers=1", "model.categories=[4]", "model.width=16"]
@@ -52,7 +53,7 @@ def short(tmp_path: Path, data: Path, *overrides: str) -> list[str]:
             makers.sounds,
             {"word_error_rate"},
         ),
-        (["job=sentences", "data.columns=[text,label]", "model.width=8"], makers.sentences, {"accuracy"}),
+        (["job=sentences", "data.columns=[text,label]", "model.width=8"], makers.sentences, {"accuracy", "macro_f1"}),
         (
             ["job=language", "data.context=16", "model.context=16", "model.width=16", "model.blocks=1", *WORDS],
             lambda root: makers.table(root / "x.csv").rename(root / "x.txt"),
@@ -72,6 +73,35 @@ def test_jobs_train_on_data_as_people_keep_it(tmp_path: Path, job: list[str], ma
     assert any(text.startswith("data prepared in ") for text in view.said)
     described = json.loads((Path(record.root) / paths.MODEL / "model.json").read_text())
     assert preparation.load(described["preprocessing"]).facts
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        [
+            "model=conformer",
+            "job.task=jobs.speech_recognition:BeamSearch",
+            "data.bands=20",
+            "model.bands=20",
+            "model.kernel=5",
+        ],
+        ["model=wav2vec2", "data.features=waveform", "model.channels=16", "strategy=zero3"],
+    ],
+    ids=["conformer", "wav2vec2"],
+)
+def test_speech_is_learnt_as_in_one_process(tmp_path: Path, model: list[str]) -> None:
+    sizes = ["model.tokens=9", "model.width=32", "model.blocks=1", "model.dropout=0", "data.rate=8000"]
+    length = ["job.steps=20", "batch=8", "optimizer.lr=0.003", "data.hide_frames=0", "data.hide_bands=0"]
+    manifest = makers.spoken(tmp_path / "data")
+    plan = plan_of(*short(tmp_path, manifest, "job=speech", *model, *sizes), *length)
+    record = carry_out(plan)
+    losses = list(curve(record).values())
+    assert losses == pytest.approx(list(plain_curve(plan).values()), rel=1e-3)
+    assert sum(losses[-3:]) < 0.85 * sum(losses[:3])
+    assert 0 <= record.final_metrics["test/word_error_rate"] <= 1
+    again = evaluate(record, split="test").metrics
+    found = {f"test/{name}": value for name, value in again.items()}
+    assert found == pytest.approx({name: record.final_metrics[name] for name in found}, rel=1e-4)
 
 
 def test_the_curve_is_the_same_to_the_bit_whoever_makes_the_batches(tmp_path: Path, ray_address: str) -> None:

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from jobs.image_classification import ImageClassification, SmallResNet
 from jobs.regression import Mlp, Regression
+from jobs.speech_models import Conformer, Wav2Vec2
+from jobs.speech_recognition import SpeechRecognition
 from orchestrator.config.schema import Job, JobSpec, Precision, PrecisionName
 from orchestrator.plan.profile_types import Activations, ModelProfile
 from orchestrator.profile import cache, shelf
@@ -74,6 +76,13 @@ class Items:
         return self.item
 
 
+class Spoken(SpeechRecognition):
+    """Without a vocabulary to spell transcripts by."""
+
+    def dataset(self, split: str) -> Any:
+        return Task.dataset(self, split)
+
+
 def task(kind: type[Task], model: Callable[[], nn.Module], item: Any) -> Task:
     return kind(model, lambda split: Items(item))
 
@@ -115,6 +124,22 @@ def test_activations_are_what_a_real_pass_allocates(name: str, micro_batch: int,
     planned = profile_model(TASKS[name], wanted, [micro_batch], prepare).activation_bytes(micro_batch)
     real = allocated(TASKS[name], wanted, micro_batch)
     assert planned == pytest.approx(real, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("model", "features"),
+    [
+        (partial(Conformer, tokens=30, bands=20), torch.zeros(200, 20)),
+        (partial(Wav2Vec2, tokens=30, channels=32), torch.randn(16_000)),
+    ],
+    ids=["conformer", "wav2vec2"],
+)
+def test_ctc_is_measured_though_its_shapes_follow_from_lengths(
+    model: Callable[[], nn.Module], features: Tensor
+) -> None:
+    one = task(Spoken, model, (features, torch.arange(3, 15)))
+    planned = profile_model(one, spec(), [8], prepare).activation_bytes(8)
+    assert planned == pytest.approx(allocated(one, spec(), 8), rel=0.1)
 
 
 def test_half_precision_halves_what_is_kept() -> None:

@@ -86,6 +86,13 @@ def test_two_workers_that_share_the_layers_compute_what_one_process_computes(str
     assert loss_of_final_model(record, project) == pytest.approx(record.final_metrics["test/loss"], rel=1e-5)
 
 
+def test_a_llama_of_transformers_brings_along_how_it_is_cut(project: Path) -> None:
+    plan = plan_of(*TWO, "model=transformer", "model.vocabulary=256", "strategy=zero1")
+    record = carry_out(plan)
+    assert curve(record) == pytest.approx(plain_curve(plan), rel=1e-5)
+    assert loss_of_final_model(record, project) == pytest.approx(record.final_metrics["test/loss"], rel=1e-5)
+
+
 @pytest.mark.parametrize("strategy", ["ddp", "zero1", "zero2"])
 def test_two_such_pairs_share_the_data(strategy: str, project: Path) -> None:
     plan = plan_of(*FOUR, f"strategy={strategy}")

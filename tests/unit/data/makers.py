@@ -43,6 +43,17 @@ def sounds(root: Path, takes: int = 6) -> Path:
     return root
 
 
+def spoken(root: Path, count: int = 24) -> Path:
+    """A manifest of low and high tones of different lengths, with what they "say"."""
+    lines = ["file\ttext"]
+    for k in range(count):
+        word, pitch = (("low", 300.0), ("high", 1500.0))[k % 2]
+        lines.append(f"{sound(root / f'{k}.wav', pitch + 10 * k, 0.2 + 0.01 * k).name}\t{word}")
+    manifest = root / "recordings.tsv"
+    manifest.write_text("\n".join(lines) + "\n")
+    return manifest
+
+
 def table(file: Path, rows: int = 60) -> Path:
     """Prices that follow from size and colour, with a gap here and there."""
     lines = ["size,colour,price"]

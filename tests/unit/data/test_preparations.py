@@ -13,7 +13,7 @@ import soundfile
 import torch
 
 from orchestrator.data import files, preparation, tables, text
-from orchestrator.data.audio import LogMel, log_mel, resample
+from orchestrator.data.audio import LogMel, Waveform, log_mel, resample
 from orchestrator.data.columns import Columns
 from orchestrator.data.images import Images, Randomly, decode, resize
 from orchestrator.data.prepared import Prepared, PreparedDataset
@@ -147,6 +147,19 @@ def test_recordings_become_standardised_frames(tmp_path: Path) -> None:
     low, high = (train.items[k]["features"].mean(axis=0).argmax() for k in (0, 7))
     assert low < high, "a higher tone is in a higher band"
     assert len(dataset(tmp_path, sources, LogMel(rate=8000, bands=20), test_names="*_[0-1].wav", split="test")) == 4
+
+
+def test_recordings_stay_waveforms(tmp_path: Path) -> None:
+    sources = files.by_split(str(makers.sounds(tmp_path / "sounds")), files.AUDIO)
+    train = dataset(tmp_path, sources, Waveform(rate=4000))
+    for k, label in ((0, 0), (len(train) - 1, 1)):
+        wave, found = train[k]
+        assert (wave.dtype, found) == (torch.float32, label)
+        assert wave.mean().abs() < 1e-5
+        assert wave.std() == pytest.approx(1.0, rel=0.01)
+    assert train[0][0].shape == (800,), "0.2 s"
+    again = preparation.load(train.preprocessing)
+    assert torch.equal(again.item({"file": str(tmp_path / "sounds/0/0_ann_0.wav"), "label": "0"})[0], train[0][0])
 
 
 def test_transcripts_become_numbers_of_their_characters(tmp_path: Path) -> None:
