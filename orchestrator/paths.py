@@ -7,6 +7,8 @@ from pathlib import Path
 
 PROJECT = "ORCHESTRATOR_PROJECT"
 """Environment: the project's folder, where commands are not started in it."""
+PACKED = "ORCHESTRATOR_PACKED_PROJECT"
+"""Environment: the file in which that project has come."""
 
 # --- names inside a run's folder -------------------------------------------------------------------------------------
 RECORD = "run.json"

@@ -18,6 +18,8 @@ from typing import Any
 from orchestrator import paths
 from orchestrator.errors import StorageError
 
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file so that a reader, or a crash at any moment, sees the old content or the new, never a part."""
@@ -373,4 +375,6 @@ def medium(verb: str, place: str, may_be_absent: bool = False) -> Iterator[None]
         reason = (getattr(error, "strerror", None) or str(error) or type(error).__name__).rstrip(".")
         do = "read from" if verb == "read" else "write to"
         hint = f"Set storage.path to a folder or URL you can {do}."
+        if getattr(error, "errno", None) in NO_ROOM:
+            hint = "Make room there, or set storage.path to another folder or URL."
         raise StorageError(f"Cannot {verb} {place}: {reason}.", hint) from error

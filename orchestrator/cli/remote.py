@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator import paths
-from orchestrator.errors import ConfigError
+from orchestrator.errors import ConfigError, OrchestratorError
 
 if TYPE_CHECKING:
     from orchestrator.cli.options import ConfigArgs
@@ -92,20 +92,29 @@ def main(folder: str, digest: str, *words: str) -> int:
     import shutil
 
     from orchestrator.cli import main as cli
-    from orchestrator.cluster import project_code
 
     come = Path.home() / folder
-    target = project_code.cache() / "projects" / digest
-    project_code.made_once(target, lambda folder: project_code.unpack(come / f"{digest}.zip", folder))
-    os.environ[paths.PROJECT] = str(target)
-    os.chdir(Path.home())
     given = [
         str(come / word) if before == "--plan" else word for before, word in zip(("", *words), words, strict=False)
     ]
+    os.chdir(Path.home())
     try:
+        _take(come / f"{digest}.zip")
         return cli.main(given)
+    except OrchestratorError as error:
+        print(f"error: {error.message}\n{error.hint}".rstrip(), file=sys.stderr)
+        return error.exit_code
     finally:
         shutil.rmtree(come, ignore_errors=True)
+
+
+def _take(packed: Path) -> None:
+    """Make what has come in the project of this process."""
+    from orchestrator.cluster import project_code
+
+    target = project_code.cache() / "projects" / packed.stem
+    project_code.made_once(target, lambda folder: project_code.unpack(packed, folder))
+    os.environ |= {paths.PROJECT: str(target), paths.PACKED: str(packed)}
 
 
 if __name__ == "__main__":

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import os
+import shlex
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -49,7 +52,7 @@ def _hand_in_known(
     if root is None:
         return None
     packed = pack(root.rpartition("/")[0], upload_limit)
-    job = desk.known(run_id, root, _asked(config, plan_file), packed.digest)
+    job = desk.known(run_id, root, request_of(config, plan_file), packed.digest)
     return desk.hand_in(job, job.plan, packed.store, cluster) if job else None
 
 
@@ -62,12 +65,12 @@ def _plan_and_hand_in(
 
     project_code.add_packages(paths.project_dir(), lambda text: click.echo(text, err=True))
     plan = _read_plan(config, plan_file) if plan_file else _make_plan(config)
-    _check_cluster(plan, cluster)
-    storage = _storage(plan)
+    check_cluster(plan, cluster)
+    storage = storage_of(plan)
     packed = pack(storage, upload_limit)
     run_id = run_id or runs.new_id(plan.job)
-    root, asked = f"{storage}/{run_id}", _asked(config, plan_file)
-    job = desk.draft(plan, run_id, root, packed, asked, prepares=_prepares(plan))
+    root = f"{storage}/{run_id}"
+    job = desk.draft(plan, run_id, root, packed, request_of(config, plan_file), prepares=_prepares(plan))
     return desk.hand_in(job, plan, packed.store, cluster)
 
 
@@ -83,8 +86,13 @@ def rerun(run: str, storage: str | None, run_id: str | None, upload_limit: str) 
         runs.check_id(run_id)
     cluster = desk.cluster_here()
     earlier = found.job
+    if earlier and earlier.sweep:
+        raise ConfigError(
+            f"{found.id} is a sweep.",
+            f"The same once more: orchestrator sweep --submit --name NAME {shlex.join(earlier.asked)}",
+        )
     plan = earlier.plan if earlier else found.run.plan  # type: ignore[union-attr]
-    _check_cluster(plan, cluster)
+    check_cluster(plan, cluster)
     run_id = run_id or runs.new_id(plan.job)
     root, asked = f"{found.storage}/{run_id}", ("rerun", found.id)
     if earlier is None:
@@ -114,7 +122,7 @@ def _import_ahead() -> None:
         threading.Thread(target=importlib.import_module, args=("torch",), daemon=True).start()
 
 
-def _asked(config: ConfigArgs, plan_file: str | None) -> tuple[str, ...]:
+def request_of(config: ConfigArgs, plan_file: str | None) -> tuple[str, ...]:
     """What was asked for, in words that mean the same next time."""
     if plan_file:
         from orchestrator.cli.train import read_plan
@@ -138,12 +146,17 @@ def _make_plan(config: ConfigArgs) -> Plan:
     from orchestrator.cli import planning
 
     _import_ahead()
-    if not any(word.startswith("cluster=") for word in config.overrides):
-        config = dataclasses.replace(config, overrides=("cluster=existing", *config.overrides))
-    return planning.make_plan(config)
+    return planning.make_plan(for_cluster(config))
 
 
-def _check_cluster(plan: Plan, cluster: Record) -> None:
+def for_cluster(config: ConfigArgs) -> ConfigArgs:
+    """The same for the cluster that takes it, unless it says itself where it is to run."""
+    if any(word.startswith("cluster=") for word in config.overrides):
+        return config
+    return dataclasses.replace(config, overrides=("cluster=existing", *config.overrides))
+
+
+def check_cluster(plan: Plan, cluster: Record) -> None:
     """A job runs on the cluster that takes it."""
     address, launcher = plan.spec["cluster"]["address"], plan.spec["cluster"]["launcher"]
     if address in ("auto", cluster.ray) and launcher == "ray":
@@ -155,7 +168,7 @@ def _check_cluster(plan: Plan, cluster: Record) -> None:
     )
 
 
-def _storage(plan: Plan) -> str:
+def storage_of(plan: Plan) -> str:
     """Where the run will lie, writable."""
     from orchestrator.storage import open_store
 
@@ -169,5 +182,7 @@ def pack(storage: str, upload_limit: str) -> Package:
     from orchestrator.config import units
     from orchestrator.submit import package
 
+    if packed := os.environ.get(paths.PACKED):
+        return package.received(Path(packed), paths.project_dir())
     limit = units.optional_bytes("--upload-limit", upload_limit)
     return package.pack(paths.project_dir(), limit or 0, storage)

@@ -7,7 +7,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from orchestrator.cluster import here
+from orchestrator.cluster import here, ray_service
 from orchestrator.environment import quiet_telemetry
 
 NOT_UP = 3
@@ -23,7 +23,8 @@ def main(name: str, *command: str) -> int:
         print(f"The cluster {name} is not up on this machine.", file=sys.stderr)
         return NOT_UP
     # What commands leave behind goes with the cluster.
-    os.environ |= {"TMPDIR": record.scratch, "ORCHESTRATOR_CACHE": f"{record.scratch}/cache"}
+    leavings = ray_service.leavings(record.scratch, os.environ)
+    os.environ |= {**leavings, "ORCHESTRATOR_CACHE": f"{record.scratch}/cache"}
     os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}"
     try:
         os.execvp(command[0], command)

@@ -41,7 +41,8 @@ def up(settings: LocalSettings, say: Callable[[str], None]) -> Record:
     token = private.new_token() if settings.token else ""
     check_closed(settings.address, token)
     node.clear_dead(home.THIS_MACHINE)  # first of all: it may hold the ports that we would like
-    return node.up(_request(settings, token), say)
+    with node.looking_for_ports():
+        return node.up(_request(settings, token), say)
 
 
 def _request(settings: LocalSettings, token: str) -> Request:

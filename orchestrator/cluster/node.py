@@ -29,6 +29,7 @@ from orchestrator.tracking.login import Login
 
 AUTHORITY = ("ca.pem", "ca.key")
 """Files of the certificate authority; only the head has both."""
+PORTS_TIMEOUT_S = ray_service.START_TIMEOUT_S + mlflow_service.START_TIMEOUT_S
 ANSWER = "answer: "
 """Begins the line with the answer; programs of a person's shell start-up may print lines of their own."""
 
@@ -121,6 +122,13 @@ def _alone() -> Iterator[None]:
             yield
     finally:
         home.tidy()
+
+
+@contextlib.contextmanager
+def looking_for_ports() -> Iterator[None]:
+    """Keep others on this machine from taking the same free ports, until what we start listens on ours."""
+    with private.alone_on_machine("ports", PORTS_TIMEOUT_S):
+        yield
 
 
 def _wanted(request: Request) -> list[str]:
@@ -344,8 +352,13 @@ def _roll_call(data: dict[str, Any]) -> dict[str, Any]:
     return {"members": roll_call.to_dicts(found)}
 
 
+def _up(data: dict[str, Any]) -> dict[str, Any]:
+    with looking_for_ports():
+        return asdict(up(Request.from_dict(data)))
+
+
 VERBS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
-    "up": lambda data: asdict(up(Request.from_dict(data))),
+    "up": _up,
     "down": _down,
     "status": lambda data: asdict(status(data["name"])),
     "secrets": _secrets,

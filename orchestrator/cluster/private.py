@@ -7,7 +7,9 @@ import fcntl
 import os
 import secrets
 import shutil
+import socket
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from orchestrator.errors import MachineError
 
 FOR_OTHERS = 0o077
 """The permission bits that a secret's file must not have."""
+POLL_S = 0.1
 
 
 def new_token() -> str:
@@ -85,6 +88,28 @@ def locked(folder: Path) -> Iterator[None]:
                 return
         finally:
             os.close(handle)
+
+
+@contextlib.contextmanager
+def alone_on_machine(purpose: str, timeout_s: float) -> Iterator[None]:
+    """Let one process at a time of this machine go on, whoever's it is; none waits longer than the time.
+
+    The lock is a name in the machine's network that one can have at a time, as with ports. It leaves no file that
+    another user could not open, and ends with us.
+    """
+    with socket.socket(socket.AF_UNIX) as lock:
+        end = time.monotonic() + timeout_s
+        while not _takes(lock, f"\0orchestrator-{purpose}") and time.monotonic() < end:
+            time.sleep(POLL_S)
+        yield
+
+
+def _takes(lock: socket.socket, name: str) -> bool:
+    try:
+        lock.bind(name)
+    except OSError:
+        return False
+    return True
 
 
 def _is_still(folder: Path, handle: int) -> bool:

@@ -8,11 +8,13 @@ from __future__ import annotations
 import fcntl
 import functools
 import hashlib
+import importlib
 import os
 import platform
 import shutil
 import site
 import socket
+import string
 import subprocess
 import sys
 import tempfile
@@ -47,6 +49,8 @@ def ready(package: str) -> Path:
     """The folder of a project that lies in run storage at `package`; with it, this process can import its packages."""
     folder = unpacked(package)
     add_packages(folder)
+    # Ray lets workers import from where its driver does: Python may know that folder as one that is not there.
+    importlib.invalidate_caches()
     return folder
 
 
@@ -94,6 +98,11 @@ def digest(folder: Path, names: Iterable[str]) -> str:
 def line(name: str, program: bool, content: str) -> bytes:
     """What one file adds to the digest of a project; `content` is the digest of its own."""
     return f"{name}\0{'x' if program else '-'}\0{content}\n".encode()
+
+
+def is_digest(name: str) -> bool:
+    """Whether a name has the form of a project's digest."""
+    return len(name) == 32 and set(name) <= set(string.hexdigits)
 
 
 def is_program(path: Path) -> bool:
@@ -187,13 +196,19 @@ def site_of(environment: Path) -> Path:
 
 def _versions_of_the_node() -> list[str]:
     """What is installed beside: another torch may need another build of a package."""
-    return sorted({f"{each.name}=={each.version}" for each in metadata.distributions() if each.name})
+    found = metadata.distributions(path=_path_of_the_node())
+    return sorted({f"{each.name}=={each.version}" for each in found if each.name})
+
+
+def _path_of_the_node() -> list[str]:
+    """Where the node's packages lie: the same for all its processes, whatever Ray and projects have added to theirs."""
+    installed = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
+    return [path for path in installed if not Path(path).is_relative_to(cache())]
 
 
 def _install(folder: Path, wanted: list[str], project: Path) -> None:
     venv.EnvBuilder(symlinks=True).create(folder)
-    own = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
-    (site_of(folder) / BROUGHT).write_text("".join(f"{path}\n" for path in own), encoding="utf-8")
+    (site_of(folder) / BROUGHT).write_text("".join(f"{path}\n" for path in _path_of_the_node()), encoding="utf-8")
     listed = folder / "requirements.txt"
     listed.write_text("".join(f"{each}\n" for each in wanted), encoding="utf-8")
     pins = paths.pins()

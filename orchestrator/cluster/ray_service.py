@@ -117,8 +117,12 @@ def access(home: Home, address: str, *, token: bool, tls: bool) -> dict[str, str
 def environment(access: Mapping[str, str], scratch: str, env: Mapping[str, str] = os.environ) -> dict[str, str]:
     """The environment of Ray's processes, which workers inherit: a person's own, less what would lead them astray."""
     own = {key: value for key, value in env.items() if not key.startswith(("RAY_", "MLFLOW_", "ORCHESTRATOR_"))}
-    # Temporary files lie where they go with the cluster: processes that are killed leave some.
-    return {**own, **TELEMETRY_OFF, **FAULTS, **CLOSED, **access, "TMPDIR": scratch}
+    return {**own, **TELEMETRY_OFF, **FAULTS, **CLOSED, **access, **leavings(scratch, env)}
+
+
+def leavings(scratch: str, env: Mapping[str, str]) -> dict[str, str]:
+    """Where processes of a cluster leave files, so that these go with it: temporary ones, and matplotlib's fonts."""
+    return {"TMPDIR": scratch, "MPLCONFIGDIR": env.get("MPLCONFIGDIR") or f"{scratch}/matplotlib"}
 
 
 def started(log: Path) -> bool:

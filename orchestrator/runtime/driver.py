@@ -399,7 +399,8 @@ class Driver:
         if self._restart is None:
             return
         seconds = start.time - attempt.started
-        message = f"{self._restart.message}; went on from step {start.step} with {_workers(attempt.world_size)}"
+        place = "what the script has saved" if start.step is None else f"step {start.step}"
+        message = f"{self._restart.message}; went on from {place} with {_workers(attempt.world_size)}"
         EventWriter(self._store, "driver", attempt.number).emit(
             events.RESTART,
             start.step,

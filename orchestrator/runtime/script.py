@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import paths
-from orchestrator.config import load
 from orchestrator.config.schema import JobSpec
+from orchestrator.config.spec import spec_from_dict
 from orchestrator.errors import ConfigError
 from orchestrator.plan.types import Plan, Row
 from orchestrator.runtime.context import WorkerContext
@@ -45,7 +45,7 @@ LOOK_S = 0.2
 def run(ctx: WorkerContext) -> None:
     """Carry out the script on this worker."""
     plan = Plan.from_dict(ctx.launch.plan)
-    spec, row = load.spec_from_dict(plan.spec), plan.row(ctx.world_size)
+    spec, row = spec_from_dict(plan.spec), plan.row(ctx.world_size)
     writer = EventWriter(open_store(ctx.launch.root), WRITER, ctx.launch.attempt) if ctx.rank == 0 else None
     with tempfile.TemporaryDirectory(prefix="orchestrator-script-") as scratch:
         command = _command(ctx, spec, row, Path(scratch))
@@ -55,9 +55,10 @@ def run(ctx: WorkerContext) -> None:
                 "steps_per_epoch": None,
                 "device": "cpu" if not plan.resources.gpus else "cuda",
             }
-            writer.emit(events.STARTED, 0, world_size=ctx.world_size, parameters=None, **about)
+            # Where it goes on from, the script alone knows.
+            writer.emit(events.STARTED, None, world_size=ctx.world_size, parameters=None, **about)
         process = subprocess.Popen(
-            command, cwd=ctx.launch.project, env=_environment(ctx, Path(scratch)), preexec_fn=die_with_parent
+            command, cwd=ctx.launch.project, env=_environment(ctx, Path(scratch)), preexec_fn=_die_with_worker
         )
         stopped = _wait(process, ctx)
     _judge(process.returncode, stopped=stopped)
@@ -65,6 +66,11 @@ def run(ctx: WorkerContext) -> None:
         step, metrics = _reached(ctx)
         reason = "stopped" if stopped else "done"
         writer.emit(events.FINISHED, step, reason=reason, metrics=metrics, best_step=None)
+
+
+def _die_with_worker() -> None:
+    """At once: the next attempt begins soon, and writes where this one would."""
+    die_with_parent(signal.SIGKILL)
 
 
 def _command(ctx: WorkerContext, spec: JobSpec, row: Row, scratch: Path) -> list[str]:

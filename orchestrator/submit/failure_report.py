@@ -14,7 +14,7 @@ from typing import Any
 
 from orchestrator import paths
 from orchestrator.errors import RunFailedError, StorageError
-from orchestrator.resilience.failures import Record, by_weight, is_about_connection
+from orchestrator.resilience.failures import Record, by_weight, is_about_connection, is_out_of_memory
 from orchestrator.storage import Store
 from orchestrator.submit import logs
 from orchestrator.submit.logs import Places
@@ -23,7 +23,6 @@ from orchestrator.tracking.runs import RunRecord, Status
 
 LOG_LINES = 5
 TRACE_LINES = 10
-SHORT_OF_MEMORY = ("can't allocate memory", "Cannot allocate memory", "out of memory", "MemoryError")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -160,7 +159,7 @@ MEMORY_ADVICE = "if memory ran out: a smaller micro_batch, strategy=zero3, or mo
 
 def _advice(failure: Record) -> str:
     text = f"{failure['type']}: {failure['message']}"
-    if any(words in text for words in SHORT_OF_MEMORY):
+    if is_out_of_memory(text):
         return "memory ran out: a smaller micro_batch, strategy=zero3, or more with cluster.memory_per_worker"
     if failure["type"] == "ModuleNotFoundError":
         return "name the package in requirements.txt, or install it on the nodes"

@@ -23,13 +23,13 @@ def carry_out(root: str, attempt: int, view: View) -> RunRecord:
     job = records.load(root)
     if job is None:
         raise UnknownRunError(f"There is no job in {root}.")
-    run = job.run or _begin(job)
+    run = job.run or begin(job)
     if len(run.attempts) >= attempt:
         raise StaleAttemptError(f"Attempt {attempt} of run {job.id} has been made already.")
     package = paths.package(job.storage, job.package)
     plan = job.plan
     try:
-        run.project = str(_make_ready(package))
+        run.project = str(make_ready(package))
         environment.give(plan.spec, os.environ)
     except OrchestratorError as error:
         _note_failure(run, plan.preferred.world_size, error)
@@ -41,7 +41,8 @@ def carry_out(root: str, attempt: int, view: View) -> RunRecord:
     return driver.carry_out(run, plan, spec, view, package=package, prepares=job.prepares)
 
 
-def _begin(job: JobRecord) -> RunRecord:
+def begin(job: JobRecord) -> RunRecord:
+    """The record of a run that has had no attempt yet."""
     run = RunRecord(
         id=job.id,
         job=job.job,
@@ -55,7 +56,7 @@ def _begin(job: JobRecord) -> RunRecord:
     return run
 
 
-def _make_ready(package: str) -> Path:
+def make_ready(package: str) -> Path:
     """Be in the project, as whoever submitted it was."""
     folder = project_code.ready(package)
     os.chdir(folder)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import tempfile
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 IGNORE_FILES = (".gitignore", ".orchignore")
 """What they name is not sent. Of two that speak of a file the last counts, and that of the deeper folder."""
 NEVER = frozenset({".git", ".hg", ".svn", "__pycache__"})
+RUN_STORAGE = ((paths.PLAN, paths.RECORD), (paths.PLAN, paths.JOB), ("sweep.json", "ledger.jsonl"))
+"""Files by which the folder of a run or a sweep is known, wherever run storage lies or lay."""
 LONG_AGO = (1980, 1, 1, 0, 0, 0)
 """Time of all files in a package: the same files make the same package, whenever they were written."""
 SHOWN = 5
@@ -39,19 +43,34 @@ class Package:
     digest: str
     links: tuple[str, ...] = ()
     """Links to folders, which are not sent."""
+    file: Path | None = None
+    """Where it is packed already: it has come from another machine."""
 
     def write(self, file: Path) -> None:
         """The file that is sent. Refuses a project that somebody has changed meanwhile."""
+        with _room_for(file):
+            if self.file:
+                shutil.copyfile(self.file, file)
+            else:
+                self._pack(file)
+
+    def _pack(self, file: Path) -> None:
         whole = hashlib.sha256()
         with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
             for name in self.names:
-                program, data = project_code.is_program(self.project / name), (self.project / name).read_bytes()
+                try:
+                    program, data = _content(self.project / name)
+                except OSError as error:
+                    raise self._changed() from error
                 info = zipfile.ZipInfo(name, LONG_AGO)
                 info.external_attr = (0o100755 if program else 0o100644) << 16
                 archive.writestr(info, data, zipfile.ZIP_DEFLATED, compresslevel=1)
                 whole.update(project_code.line(name, program, hashlib.sha256(data).hexdigest()))
         if whole.hexdigest()[:32] != self.digest:
-            raise ConfigError(f"The project {self.project} changed while it was read.", "Submit it again.")
+            raise self._changed()
+
+    def _changed(self) -> ConfigError:
+        return ConfigError(f"The project {self.project} changed while it was read.", "Submit it again.")
 
     def store(self, storage: str) -> str:
         """Put it into run storage, unless it is there; where it lies."""
@@ -65,6 +84,23 @@ class Package:
         return place
 
 
+def _content(path: Path) -> tuple[bool, bytes]:
+    """Whether a file is a program, and what is in it."""
+    return project_code.is_program(path), path.read_bytes()
+
+
+@contextmanager
+def _room_for(file: Path) -> Iterator[None]:
+    """Tell of a disk that is full, or cannot be written for other reasons."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"The project cannot be packed in {file.parent.parent}: {error.strerror or error}.",
+            "Make room there, or name another folder by TMPDIR; then do the same again.",
+        ) from error
+
+
 def keep(file: Path, storage: str) -> None:
     """Put a package into run storage; there is none, or the whole of it."""
     if paths.is_url(storage):
@@ -75,11 +111,19 @@ def keep(file: Path, storage: str) -> None:
         write_atomically(target, file.read_bytes())
 
 
+def received(file: Path, project: Path) -> Package:
+    """A project that has come packed. It stays what it was, whatever jobs have left in its folder since."""
+    with zipfile.ZipFile(file) as archive:
+        sizes = {info.filename: info.file_size for info in archive.infolist()}
+    return Package(project=project, names=tuple(sorted(sizes)), bytes=sum(sizes.values()), digest=file.stem, file=file)
+
+
 def pack(project: Path, limit: int, storage: str = "") -> Package:
-    """Look through a project. `storage`, where runs lie, is not part of it, even if it lies inside."""
+    """Look through a project. `storage`, where runs lie, is not part of it, nor are our own folders, even inside."""
     links: list[str] = []
     sizes = {}
-    for name, path in _walk(project, Path(storage) if storage and not paths.is_url(storage) else None, links):
+    own = [paths.own_home(), project_code.cache(), *([Path(storage)] if storage and not paths.is_url(storage) else [])]
+    for name, path in _walk(project, {place.resolve() for place in own} - {project.resolve()}, links):
         sizes[name] = path.stat().st_size
     total = sum(sizes.values())
     if total > limit:
@@ -94,12 +138,12 @@ def pack(project: Path, limit: int, storage: str = "") -> Package:
 _HOW = "What is not to be sent goes into .orchignore, in the form of a .gitignore."
 
 
-def _walk(project: Path, storage: Path | None, links: list[str]) -> Iterator[tuple[str, Path]]:
+def _walk(project: Path, own: set[Path], links: list[str]) -> Iterator[tuple[str, Path]]:
     rules = Rules(project)
     for root, folders, files in os.walk(project):
         here = Path(root)
         rules.read(here)
-        kept = [name for name in folders if not _stays(here / name, storage) and rules.sends(here / name, folder=True)]
+        kept = [name for name in folders if not _stays(here / name, own) and rules.sends(here / name, folder=True)]
         links.extend(str((here / name).relative_to(project)) for name in kept if (here / name).is_symlink())
         folders[:] = sorted(kept)
         for name in sorted(files):
@@ -109,9 +153,19 @@ def _walk(project: Path, storage: Path | None, links: list[str]) -> Iterator[tup
                 yield path.relative_to(project).as_posix(), path
 
 
-def _stays(folder: Path, storage: Path | None) -> bool:
-    """Whether a folder is no part of a project: a repository's own, an environment, the runs."""
-    return folder.name in NEVER or (folder / "pyvenv.cfg").is_file() or folder.resolve() == storage
+def _stays(folder: Path, own: set[Path]) -> bool:
+    """Whether a folder is no part of a project: a repository's own, an environment, the runs, what we keep."""
+    no_part = folder.name in NEVER or (folder / "pyvenv.cfg").is_file() or folder.resolve() in own
+    return no_part or _is_of_run_storage(folder)
+
+
+def _is_of_run_storage(folder: Path) -> bool:
+    """Whether it is a run, a sweep, or what lies beside them: what is written there must make no other project."""
+    if any(all((folder / name).is_file() for name in names) for names in RUN_STORAGE):
+        return True
+    if folder.name == paths.TRACKING:
+        return (folder / "mlflow.db").is_file()
+    return folder.name == paths.PACKAGES and any(project_code.is_digest(file.stem) for file in folder.glob("*.zip"))
 
 
 class Rules:

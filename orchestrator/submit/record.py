@@ -58,6 +58,8 @@ class JobRecord:
     """Commit, branch and remote of the project, as MLflow's tags; nothing of a project that is in no repository."""
     prepares: bool = True
     """Whether its data may have to be prepared before there are workers."""
+    sweep: bool = False
+    """Whether it is a sweep: its plan is then that of the first trial."""
     submissions: tuple[Submission, ...] = ()
 
     @property

@@ -54,7 +54,11 @@ class Person:
 
     def says(self, command: str, *words: str, timeout: float = 200.0) -> subprocess.CompletedProcess[str]:
         """Run `orchestrator cluster COMMAND FILE ...`."""
-        return self.hosts.laptop.run([ORCHESTRATOR, "cluster", command, self.file, *words], timeout=timeout)
+        return self.hosts.laptop.run(self.command(command, *words), timeout=timeout)
+
+    def command(self, command: str, *words: str) -> list[str]:
+        """As it is typed."""
+        return [str(ORCHESTRATOR), "cluster", command, str(self.file), *words]
 
     def gets(self, command: str, *words: str, timeout: float = 200.0) -> str:
         """The same for what has to work: what it prints."""

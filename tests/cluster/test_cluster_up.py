@@ -69,6 +69,15 @@ def test_up_again_and_status_say_that_all_is_there(person: Person) -> None:
     assert [node["address"] for node in nodes] == [host.address for host in person.hosts.all]
 
 
+def test_the_check_finds_nothing_to_mend(person: Person, shared: Path) -> None:
+    told = json.loads(person.gets("check", "--data", str(shared), "--storage", f"{shared}/runs", "--json"))
+    assert (told["verdict"], told["findings"]) == ("ok", [])
+    assert [node["name"] for node in told["nodes"]] == [host.name for host in person.hosts.all]
+    assert [pair["nodes"] for pair in told["pairs"]] == [["h1", "h2"], ["h1", "h3"], ["h2", "h3"]]
+    assert told["all_reduce"]["nodes"] == 3
+    assert not list(shared.iterdir())
+
+
 def test_a_plan_over_two_hosts_is_trained_from_the_head(person: Person, shared: Path) -> None:
     overrides = ["job=diabetes", "job.epochs=1", "strategy=zero3", "checkpoint=final_only"]
     cluster = ["cluster=existing", "cluster.workers=2", "cluster.nodes=2", "cluster.placement=spread"]

@@ -4,74 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from orchestrator.runtime.catalog import Catalog
 from orchestrator.storage import open_store
 from tests.cluster.hosts import HOME, Hosts
-from tests.cluster.started import ORCHESTRATOR, Person, spec, started
+from tests.cluster.laptop import TWO_HOSTS, Laptop, soon
+from tests.cluster.started import spec, started
+from tests.integration.submitting import SECRET, own_project
 
 JOB = ("job=diabetes", "strategy=zero2", "job.epochs=null", "job.steps=1000000", "job.evaluate.epochs=null")
-TWO_HOSTS = (
-    "cluster.workers=2",
-    "cluster.nodes=2",
-    "cluster.placement=spread",
-    f"cluster.cpus_per_worker={os.cpu_count()}",
-)
-"""Ray counts all CPUs of this machine on each host: one such worker takes a host as a whole."""
-
-
-class Laptop:
-    """A shell on the laptop, in a project that is nowhere else."""
-
-    def __init__(self, person: Person, shared: Path) -> None:
-        self.person = person
-        self.shared = shared
-        self.project = HOME / "project"
-        folder = person.hosts.laptop.file(self.project)
-        folder.mkdir()
-        (folder / "notes.txt").write_text("only on the laptop\n")
-
-    def says(self, verb: str, *words: str, timeout: float = 200) -> Any:
-        """Run a verb on the head of the cluster."""
-        command = [ORCHESTRATOR, verb, "--cluster", self.person.file, *words]
-        return self.person.hosts.laptop.run(command, cwd=self.project, timeout=timeout)
-
-    def gets(self, verb: str, *words: str, timeout: float = 200) -> str:
-        """The same for what has to work."""
-        done = self.says(verb, *words, timeout=timeout)
-        assert done.returncode == 0, f"{verb} {words}: {done.stdout}\n{done.stderr}"
-        return str(done.stdout)
-
-    def submits(self, run: str, *words: str) -> dict[str, Any]:
-        """Hand a job in."""
-        storage = (f"storage.path={self.shared}/runs", "storage.shared=true", "tracking.system_metrics=false")
-        told: dict[str, Any] = json.loads(self.gets("submit", *JOB, *words, *storage, "--id", run, "--json"))
-        return told
-
-    def run(self, run: str) -> dict[str, Any]:
-        """What the driver of a run keeps."""
-        file = self.shared / "runs" / run / "run.json"
-        found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
-        return found
-
-    def attempt(self, run: str, number: int) -> dict[str, Any]:
-        """One attempt; empty before it trains."""
-        attempts = self.run(run).get("attempts", [])
-        found: dict[str, Any] = attempts[number - 1] if len(attempts) >= number else {}
-        return found if found.get("first_step") is not None else {}
-
-    def hosts_of(self, run: str, attempt: int) -> set[str]:
-        """The hosts that its workers were placed on."""
-        file = self.shared / "runs" / run / "events/driver.jsonl"
-        lines = [json.loads(line) for line in file.read_text().splitlines()]
-        placed = [each for each in lines if each["kind"] == "placed" and each["attempt"] == attempt]
-        return set(placed[-1]["nodes"].values())
 
 
 @pytest.fixture(scope="module")
@@ -85,19 +30,11 @@ def laptop(allowed: None, shared: Path) -> Iterator[Laptop]:
         yield Laptop(person, shared)
 
 
-def soon(look: Callable[[], Any], seconds: float = 150) -> Any:
-    end = time.monotonic() + seconds
-    while not (found := look()):
-        assert time.monotonic() < end, "it did not come about"
-        time.sleep(0.2)
-    return found
-
-
 @pytest.mark.timeout(900)
 def test_a_job_is_stopped_resumed_elsewhere_and_done_once_more(laptop: Laptop) -> None:
-    told = laptop.submits("first", *TWO_HOSTS)
+    told = laptop.submits("first", *JOB, *TWO_HOSTS)
     assert (told["new"], [each["id"] for each in told["submissions"]]) == (True, ["first-a1"])
-    assert not laptop.submits("first", *TWO_HOSTS)["new"], "the same command again hands in nothing"
+    assert not laptop.submits("first", *JOB, *TWO_HOSTS)["new"], "the same command again hands in nothing"
     soon(lambda: laptop.attempt("first", 1))
     assert len(laptop.hosts_of("first", 1)) == 2
 
@@ -106,21 +43,30 @@ def test_a_job_is_stopped_resumed_elsewhere_and_done_once_more(laptop: Laptop) -
     with Catalog(open_store(stopped["root"]).child("checkpoints")).opened(stopped["last_checkpoint"]) as saved:
         assert saved.whole_damage() is None
 
-    laptop.submits("holder", *TWO_HOSTS)
+    laptop.submits("holder", *JOB, *TWO_HOSTS)
     soon(lambda: laptop.attempt("holder", 1))
     laptop.gets("resume", "first")
+    laptop.submits("waits", *JOB, *TWO_HOSTS)
     second = soon(lambda: laptop.attempt("first", 2))
     assert second["first_step"] == stopped["step"]
     assert laptop.hosts_of("first", 2).isdisjoint(laptop.hosts_of("holder", 1))
-    for run in ("first", "holder"):
+    soon(lambda: "waits for room" in laptop.gets("why", "waits"))
+    why = laptop.gets("why", "waits")
+    assert all(name in why for name in ("first", "holder", "h1", "h4")), why
+    for run in ("waits", "first", "holder"):
         laptop.gets("stop", run, "--now")
 
     laptop.gets("rerun", "first", "--id", "more")
     soon(lambda: laptop.attempt("more", 1))
     assert laptop.run("more")["plan_digest"] == laptop.run("first")["plan_digest"]
-    logs = laptop.gets("logs", "more", "--all")
-    assert {line.split(" |")[0].split()[1] for line in logs.splitlines() if line.startswith("rank")} == {"0", "1"}
+    follower = laptop.begins("logs", "more", "-f", "--all")
+    ranks: set[str] = set()
+    while ranks != {"0", "1"}:
+        line = follower.stdout.readline()
+        assert line, follower.communicate()
+        ranks |= {line.split()[1]} if line.startswith("rank") else set()
     laptop.gets("stop", "more", "--now")
+    assert "more stopped" in follower.communicate(timeout=60)[1]
 
 
 @pytest.mark.timeout(300)
@@ -132,3 +78,77 @@ def test_errors_come_home(laptop: Laptop) -> None:
     )
     assert done.returncode == 3
     assert not list((laptop.shared / "runs").glob("diabetes-*"))
+
+
+@pytest.mark.timeout(400)
+class TestAProjectOfOnesOwn:
+    """Its code, packages and secrets are needed on every host that has a worker."""
+
+    SECRET = HOME / ".secret"
+    WORDS = (
+        "job=line", *TWO_HOSTS, f"+environment.secrets.HF_TOKEN={{file: {SECRET}}}",
+        f"+environment.variables.WHERE={SECRET}", "+environment.variables.MODE=fast",
+    )  # fmt: skip
+
+    @pytest.fixture(autouse=True)
+    def project(self, laptop: Laptop) -> None:
+        if not (laptop.folder / "own").exists():
+            own_project(laptop.folder)
+
+    def test_every_host_gets_packages_and_reads_its_own_secret(self, laptop: Laptop) -> None:
+        hosts = laptop.person.hosts
+        for host in hosts.all:
+            host.file(self.SECRET).write_text(f"{SECRET}_{host.name}\n")
+            host.file(self.SECRET).chmod(0o600)
+        laptop.submits("own", *self.WORDS)
+        soon(lambda: laptop.is_over("own"))
+        assert laptop.run("own")["status"] == "finished", laptop.gets("jobs", "show", "own")
+        assert laptop.run("own")["final_metrics"]["val/greeting"] == len("hello")
+        used = [host for host in hosts.all if host.name in laptop.hosts_of("own", 1)]
+        assert len(used) == 2
+        for host in used:
+            installed = list(host.file(HOME / ".cache/orchestrator/environments").glob("*/lib/*/*/greeting"))
+            assert len(installed) == 1, host.name
+        written = [file for file in laptop.shared.rglob("*") if file.is_file()]
+        assert len(written) > 20
+        assert not [file for file in written if SECRET.encode() in file.read_bytes()]
+
+    def test_a_host_without_the_secret_is_named(self, laptop: Laptop) -> None:
+        head, *others = laptop.person.hosts.all
+        for host in others:
+            host.file(self.SECRET).unlink()
+        head.file(self.SECRET).write_text(SECRET)
+        laptop.submits("lacks", *self.WORDS)
+        soon(lambda: laptop.is_over("lacks"))
+        first_lines = "\n".join(laptop.gets("jobs", "show", "lacks").splitlines()[:10])
+        assert "environment.secrets.HF_TOKEN: the file /home/host/.secret cannot be used on h" in first_lines
+
+
+@pytest.mark.timeout(300)
+class TestAFullDisk:
+    """One clear line; and the same command works once there is room."""
+
+    SMALL = HOME / "small"
+
+    @pytest.mark.parametrize("where", ["laptop", "h1"])
+    def test_on(self, laptop: Laptop, where: str) -> None:
+        (laptop.folder / "large.bin").write_bytes(os.urandom(2**20))
+        host = laptop.person.hosts[where]
+        host.run(["mkdir", "-p", self.SMALL], check=True)
+        host.run(["mount", "-t", "tmpfs", "-o", "size=128k", "small", self.SMALL], check=True)
+        words = ("submit", *JOB, "--id", f"full-{where}", "--json")
+        if where == "laptop":
+            env, place = {"TMPDIR": str(self.SMALL)}, laptop.storage
+            told = f"error: The project cannot be packed in {self.SMALL}: No space left on device."
+        else:
+            env, place = {}, (f"storage.path={self.SMALL}/runs",)
+            told = f"error: Cannot write {self.SMALL}/runs/packages/"
+        done = laptop.says(*words, *place, env=env)
+        assert done.returncode == 3, done.stdout + done.stderr
+        assert [line.startswith(told) for line in done.stderr.splitlines()][-2:] == [True, False], done.stderr
+        assert "Make room there" in done.stderr
+        host.run(["mount", "-o", "remount,size=100m", self.SMALL], check=True)
+        done = laptop.says(*words, *place, env=env)
+        assert (done.returncode, json.loads(done.stdout)["new"]) == (0, True), done.stderr
+        laptop.gets("stop", f"full-{where}", "--now")
+        (laptop.folder / "large.bin").unlink()

@@ -131,9 +131,9 @@ def write(folder: Path, name: str, text: str) -> Path:
     return file
 
 
-def own_project(person: Person) -> None:
+def own_project(folder: Path) -> None:
     """A Task of one's own that needs a package, a file beside it, a secret, and nothing that is ignored."""
-    wheel = person.folder / "wheels/greeting-1.0-py3-none-any.whl"
+    wheel = folder / "wheels/greeting-1.0-py3-none-any.whl"
     wheel.parent.mkdir()
     with zipfile.ZipFile(wheel, "w") as packed:
         packed.writestr("greeting/__init__.py", "WORD = 'hello'\n")
@@ -141,17 +141,17 @@ def own_project(person: Person) -> None:
         packed.writestr(f"{told}/METADATA", "Metadata-Version: 2.1\nName: greeting\nVersion: 1.0\n")
         packed.writestr(f"{told}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         packed.writestr(f"{told}/RECORD", "")
-    write(person.folder, "requirements.txt", "--no-index\n./wheels/greeting-1.0-py3-none-any.whl\n")
-    write(person.folder, "own/__init__.py", "")
-    write(person.folder, "own/task.py", TASK)
-    write(person.folder, "conf/job/line.yaml", JOB)
-    write(person.folder, "conf/model/line.yaml", "_target_: own.task:model\n")
-    write(person.folder, "conf/data/line.yaml", "_target_: own.task:data\n")
-    write(person.folder, "data/scale.txt", "2.0")
-    write(person.folder, ".gitignore", "runs/\nscratch/\n")
-    write(person.folder, "scratch/large.bin", "x")
+    write(folder, "requirements.txt", "--no-index\n./wheels/greeting-1.0-py3-none-any.whl\n")
+    write(folder, "own/__init__.py", "")
+    write(folder, "own/task.py", TASK)
+    write(folder, "conf/job/line.yaml", JOB)
+    write(folder, "conf/model/line.yaml", "_target_: own.task:model\n")
+    write(folder, "conf/data/line.yaml", "_target_: own.task:data\n")
+    write(folder, "data/scale.txt", "2.0")
+    write(folder, ".gitignore", "runs/\nscratch/\n")
+    write(folder, "scratch/large.bin", "x")
     exports = '["own.task:Line", "own.task:model", "own.task:data"]'
-    write(person.folder, "pyproject.toml", f"[tool.orchestrator]\nexports = {exports}\n")
+    write(folder, "pyproject.toml", f"[tool.orchestrator]\nexports = {exports}\n")
 
 
 def soon(look: Callable[[], Any], timeout_s: float = 100.0) -> Any:

@@ -33,6 +33,13 @@ class Machine:
             [ORCHESTRATOR, *words], cwd=self.folder, env=self.env, capture_output=True, text=True, timeout=200
         )
 
+    def begins(self, *words: str) -> subprocess.Popen[str]:
+        """Start a command."""
+        command = [ORCHESTRATOR, *words]
+        return subprocess.Popen(
+            command, cwd=self.folder, env=self.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
     def gets(self, *words: str) -> str:
         """Run a command that has to work."""
         done = self.says(*words)
@@ -129,6 +136,24 @@ def test_what_cannot_be_started_is_told_at_once(tmp_path: Path, words: list[str]
     assert done.returncode in (2, 3)
     assert told in done.stderr
     assert not machine.home.exists()
+
+
+def test_two_that_start_at_once_take_different_ports(tmp_path: Path) -> None:
+    """As two people on one machine do; each looks for ports that are free, and all would find the same."""
+    machines = []
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        machines.append(Machine(tmp_path / name))
+    try:
+        starts = [machine.begins("up", "--cpus", "1", "--json") for machine in machines]
+        told = [start.communicate(timeout=200) for start in starts]
+        assert [start.returncode for start in starts] == [0, 0], told
+        records = [json.loads(out)["record"] for out, _ in told]
+        for what in ("ray", "dashboard", "mlflow"):
+            assert records[0][what] != records[1][what]
+    finally:
+        for machine in machines:
+            machine.says("down")
 
 
 def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:

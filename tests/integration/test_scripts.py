@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import psutil
 import pytest
 
 from orchestrator import paths
@@ -38,11 +39,29 @@ def test_a_deepspeed_script_goes_on_from_its_own_checkpoint_after_a_killed_worke
     record = carry_out(plan, view)
     assert record.status.value == "finished"
     assert len(record.attempts) == 2
-    assert "went on" in " ".join(event.data["message"] for event in view.events if event.kind == events.RESTART)
+    assert "went on from what the script has saved" in " ".join(
+        event.data["message"] for event in view.events if event.kind == events.RESTART
+    )
     for rank in range(2):
         assert f"rank {rank} begins at step 20" in log(record, rank), "not from nothing"
         assert f"rank {rank} ends at step 40" in log(record, rank)
         assert "built successfully" not in log(record, rank), "nothing is compiled"
+
+
+def test_a_script_goes_with_its_worker_whatever_it_would_like(project: Path) -> None:
+    (project / "train.py").write_text(
+        "import os, signal, time\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "attempt = os.environ['ORCHESTRATOR_ATTEMPT']\n"
+        "with open(f'pid-{attempt}', 'w') as file:\n"
+        "    file.write(str(os.getpid()))\n"
+        "if attempt == '1':\n"
+        "    os.kill(os.getppid(), signal.SIGKILL)\n"
+        "    time.sleep(100)\n"
+    )
+    record = carry_out(plan_of("job=script", "script=train.py", "cluster.workers=1", "resilience.backoff_s=0"))
+    assert len(record.attempts) == 2
+    assert not psutil.pid_exists(int((project / "pid-1").read_text()))
 
 
 def test_a_scripts_exception_is_told_with_its_place(project: Path) -> None:

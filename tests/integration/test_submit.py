@@ -16,6 +16,7 @@ import pytest
 from orchestrator.runtime.catalog import Catalog
 from orchestrator.storage import open_store
 from tests.integration.client_killed import STEPS
+from tests.integration.script_runs import BOTH, Script, kill
 from tests.integration.submitting import SECRET, Person, own_project, soon, write
 
 LONG = ("job=diabetes", "job.epochs=null", "job.steps=1000000", "job.evaluate.epochs=null", "checkpoint=final_only")
@@ -25,7 +26,9 @@ SHORT = ("job=diabetes", "job.epochs=1", "checkpoint=final_only")
 @pytest.fixture(scope="module")
 def person(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Person]:
     person = Person(tmp_path_factory.mktemp("submit"))
-    own_project(person)
+    own_project(person.folder)
+    for script in BOTH:
+        script.put(person.folder)
     yield person
     person.says("down")
 
@@ -103,6 +106,33 @@ def test_50_at_once_are_one_job(person: Person, up: dict[str, str]) -> None:
     assert all(answer == answers[0] for answer in answers)
     soon(lambda: person.run("race").get("status") == "finished")
     assert (person.submissions("race"), person.mlflow_runs("race")) == (["race-a1"], 1)
+
+
+def test_two_plans_that_race_for_one_id(person: Person, up: dict[str, str]) -> None:
+    """One wins; the others are told so, and nothing of them comes into its folder."""
+    epochs = [1 + n % 2 for n in range(6)]
+    clients = [person.begins("submit", *SHORT, f"job.epochs={each}", "--id", "either", "--json") for each in epochs]
+    told = [client.communicate(timeout=250) for client in clients]
+    plan = json.loads((person.storage / "either/plan.json").read_text())
+    won = plan["spec"]["job"]["epochs"]
+    for each, client, (_, error) in zip(epochs, clients, told, strict=True):
+        lost = "error: The id either is in use for another plan."
+        assert (client.returncode, lost in error) == ((0, False) if each == won else (2, True)), error
+    assert person.job("either")["asked"][-1] == f"job.epochs={won:g}"
+    assert f"epochs: {won:.1f}\n" in (person.storage / "either/config.yaml").read_text()
+    soon(lambda: person.run("either").get("status") == "finished")
+    assert person.submissions("either") == ["either-a1"]
+
+
+@pytest.mark.parametrize("script", BOTH, ids=lambda script: script.file)
+def test_a_script_goes_on_from_its_own_checkpoint(person: Person, up: dict[str, str], script: Script) -> None:
+    run = script.file.removesuffix(".py")
+    person.gets("submit", *script.overrides, "--id", run)
+    soon(lambda: script.has_saved(person.storage / run), 200)
+    kill(run, rank=1)
+    soon(lambda: person.run(run).get("status") == "finished", 200)
+    assert len(person.run(run)["attempts"]) == 2
+    script.check(lambda rank: person.gets("logs", run, "--rank", str(rank)))
 
 
 def test_a_client_killed_at_any_step_is_completed_once(person: Person, up: dict[str, str]) -> None:

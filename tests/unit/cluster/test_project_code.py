@@ -74,6 +74,7 @@ def test_what_is_missing_is_installed_once_beside_the_nodes_own(tmp_path: Path, 
     told = subprocess.run([sys.executable, "-c", "import greeting, torch; print(greeting.WORD)"], capture_output=True,
                           text=True, env=dict(os.environ))  # fmt: skip
     assert told.stdout.strip() == "hello", told.stderr
+    assert project_code.packages_for(wanted, tmp_path) == packages, "also for a process that has them already"
 
 
 def test_what_cannot_be_installed_is_named(tmp_path: Path, cache: Path) -> None:

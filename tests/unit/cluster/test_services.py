@@ -144,3 +144,14 @@ def test_a_folder_that_was_removed_by_whoever_had_the_lock_is_made_again(tmp_pat
         private.remove(folder)
     with private.locked(folder):
         assert folder.is_dir()
+
+
+def test_one_at_a_time_on_a_machine_and_nobody_waits_for_ever() -> None:
+    purpose = f"test-{os.getpid()}"
+    with private.alone_on_machine(purpose, 60):
+        begun = time.monotonic()
+        with private.alone_on_machine(purpose, 0.3):
+            assert time.monotonic() - begun >= 0.3
+    begun = time.monotonic()
+    with private.alone_on_machine(purpose, 60):
+        assert time.monotonic() - begun < 30

@@ -27,7 +27,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_this_is_the_api() -> None:
     assert orchestrator.__all__ == [
-        "Job", "OrchestratorError", "Result", "Task", "__version__", "checkpoint", "job", "jobs", "report", "submit",
+        "Job", "Measured", "OrchestratorError", "Result", "Task", "__version__", "checkpoint", "job", "jobs", "report", "submit",
     ]  # fmt: skip
     assert sorted(name for name in dir(orchestrator.Job) if not name.startswith("_")) == [
         "folder", "id", "logs", "rerun", "result", "resume", "state", "stop", "wait", "why",

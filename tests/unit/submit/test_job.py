@@ -96,7 +96,7 @@ def test_the_driver_gets_the_run_in_its_project(
 
 
 def test_an_attempt_is_made_once(made: JobRecord, driven: list[dict[str, Any]]) -> None:
-    run = job._begin(made)
+    run = job.begin(made)
     job._note_failure(run, 1, MachineError("x"))
     with pytest.raises(StaleAttemptError, match="Attempt 1 of run demo-1 has been made already"):
         job.carry_out(made.root, 1, VIEW)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 import zipfile
 from pathlib import Path
 
@@ -59,6 +61,33 @@ def test_runs_inside_the_project_stay(project: Path) -> None:
     assert names(project, storage=str(project / "runs")) == ["run.sh", "task.py"]
 
 
+def test_what_we_keep_ourselves_stays_wherever_it_lies(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ORCHESTRATOR_HOME", str(project / ".own"))
+    monkeypatch.setenv("ORCHESTRATOR_CACHE", str(project / "cache"))
+    for name in (".own/jobs/a.json", "cache/projects/0/task.py"):
+        write(project, name, "")
+    assert names(project) == ["run.sh", "task.py"]
+
+
+def test_runs_of_another_storage_stay_too(project: Path) -> None:
+    """They change while somebody submits the same once more, and it has to be the same."""
+    for storage in ("", "old/"):
+        for name in ("a/plan.json", "a/run.json", "b/plan.json", "b/job.json", "c/sweep.json", "c/ledger.jsonl"):
+            write(project, storage + name, "{}")
+        write(project, f"{storage}mlflow/mlflow.db", "")
+        write(project, f"{storage}packages/{'0f' * 16}.zip", "")
+    for name in ("mlflow/notes.py", "packages/a.zip", "c/plan.json"):
+        write(project, f"own/{name}", "")
+    own = ["own/c/plan.json", "own/mlflow/notes.py", "own/packages/a.zip"]
+    assert names(project, storage=str(project)) == [*own, "run.sh", "task.py"]
+
+
+def test_no_room_to_pack_is_told(project: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match=f"cannot be packed in {tmp_path}: Not a directory"):
+        pack(project, MIB).write(tmp_path / "file/a.zip")
+
+
 def test_links_to_folders_are_told_of_and_links_to_files_are_read(project: Path, tmp_path: Path) -> None:
     data = write(tmp_path, "elsewhere/data.bin", "data").parent
     (project / "data").symlink_to(data)
@@ -106,6 +135,20 @@ def test_what_arrives_is_what_was_sent(
     assert project_code.is_program(folder / "run.sh")
     assert packed.store(storage) == place
     assert not list((tmp_path / "cache/projects").glob(".*.part"))
+
+
+def test_a_folder_that_was_looked_for_too_early_is_found(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray lets workers import from where its driver does, whether there is such a folder on their node or not yet."""
+    monkeypatch.setenv("ORCHESTRATOR_CACHE", str(tmp_path / "cache"))
+    write(project, "only_in_the_project.py", "")
+    packed = pack(project, MIB)
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "cache/projects" / packed.digest), *sys.path])
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("only_in_the_project")
+    project_code.ready(packed.store(str(tmp_path / "runs")))
+    assert importlib.import_module("only_in_the_project")
 
 
 def test_what_was_tampered_with_is_refused(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

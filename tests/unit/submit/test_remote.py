@@ -10,6 +10,7 @@ from orchestrator import paths
 from orchestrator.cli import main as cli
 from orchestrator.cli import remote, submitting
 from orchestrator.cli.options import ConfigArgs
+from orchestrator.cluster import project_code
 from orchestrator.errors import ConfigError
 from orchestrator.submit.package import MIB, pack
 
@@ -37,22 +38,26 @@ def test_what_comes_in_is_submitted_from_the_home(tmp_path: Path, monkeypatch: p
     (come / "plan.json").write_text("{}")
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("ORCHESTRATOR_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv(paths.PROJECT, "")
+    for name in (paths.PROJECT, paths.PACKED):
+        monkeypatch.setenv(name, "")
     monkeypatch.chdir(tmp_path)
     seen: list[object] = []
+    there = tmp_path / "cache/projects" / packed.digest
 
     def main(words: list[str]) -> int:
+        (there / "left_by_a_job.txt").write_text("")
+        assert submitting.pack("", "1MiB").store(str(tmp_path / "runs")).endswith(f"{packed.digest}.zip")
         seen.extend([words, Path.cwd(), paths.project_dir(), paths.project_conf(), paths.absolute("runs")])
         assert (come / "plan.json").is_file()
         return 7
 
     monkeypatch.setattr(cli, "main", main)
     assert remote.main(f"{remote.INCOMING}/1", packed.digest, "submit", "--id", "a", "--plan", "plan.json") == 7
-    there = tmp_path / "cache/projects" / packed.digest
     words = ["submit", "--id", "a", "--plan", str(come / "plan.json")]
     assert seen == [words, home, there, there / "conf", str(home / "runs")]
     assert not come.exists()
-    assert pack(there, MIB).digest == packed.digest, "the project is the same on both sides"
+    project_code.unpack(Path(paths.package(str(tmp_path / "runs"), packed.digest)), tmp_path / "fresh")
+    assert pack(tmp_path / "fresh", MIB).digest == packed.digest, "the project is the same on both sides"
 
 
 def test_a_config_folder_stays_here() -> None:
