@@ -43,6 +43,10 @@ def watch(found: Subject, *, as_json: bool = False) -> int:
     """Show a run's progress on stderr and its end on stdout; the exit code of the run, or of a person who left."""
     from orchestrator.cli.progress import make_view
 
+    if found.job and found.job.sweep:
+        from orchestrator.cli import sweep_submitting
+
+        return sweep_submitting.watch(found, as_json=as_json)
     view = make_view(sys.stderr)
     watcher = _Watcher(found, view)
     try:

@@ -20,15 +20,12 @@ BUG = 4
 
 def main(root: str, attempt: str) -> int:
     """Carry the run out. What a terminal would show goes into the run's folder."""
-    from orchestrator.cli.progress import PlainView
-    from orchestrator.submit import job
-
     quiet_telemetry(os.environ)
     with _output_in(root):
         try:
             if here.adopt(os.environ) is None:
                 raise MachineError("The cluster that has started this is not up any more.")
-            job.carry_out(root, int(attempt), PlainView(sys.stdout))
+            _carry_out(root, int(attempt))
         except OrchestratorError as error:
             print(f"error: {error.message}\n{error.hint}".rstrip(), flush=True)
             return error.exit_code
@@ -36,6 +33,18 @@ def main(root: str, attempt: str) -> int:
             traceback.print_exc()
             return BUG
     return 0
+
+
+def _carry_out(root: str, attempt: int) -> None:
+    from orchestrator.cli import progress, sweep_view
+    from orchestrator.submit import job, record
+    from orchestrator.sweep import submitted
+
+    known = record.load(root)
+    if known and known.sweep:
+        print(sweep_view.summary(submitted.carry_out(known, attempt, sweep_view.PlainView(sys.stdout))), flush=True)
+    else:
+        job.carry_out(root, attempt, progress.PlainView(sys.stdout))
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from orchestrator.cli.options import ConfigArgs, config_options, json_option, traceback_option, verbose_option
+from orchestrator.cli.submit import limit_option, wait_option
 from orchestrator.errors import ConfigError, PlanError
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def sweep(context: click.Context) -> None:
     orchestrator sweep job=digits optimizer.lr=1e-3,1e-2 model.width=8,16
     orchestrator sweep job=digits optimizer.lr='tag(log,interval(1e-4,1e-1))' sweep.scheduler=asha
     orchestrator sweep --dry-run ...        the trials, or the space and first samples
+    orchestrator sweep --submit ...         on the cluster that is up, while nobody waits
     orchestrator sweep best last            the best trial, and how to train it in full
 
     Ctrl-C saves and stops; a second one stops at once.
@@ -69,8 +71,13 @@ def sweep(context: click.Context) -> None:
 @sweep.command(START, hidden=True)
 @click.option("--name", metavar="NAME", help="The sweep's name.  [default: job, date and time]")
 @click.option("--dry-run", is_flag=True, help="Show what would be tried, and stop.")
+@click.option(
+    "--submit", is_flag=True, help="Hand it to the cluster that is up here; it runs there while nobody waits."
+)
+@wait_option
+@limit_option
 @config_options
-def start(config: ConfigArgs, name: str | None, dry_run: bool) -> None:
+def start(config: ConfigArgs, name: str | None, dry_run: bool, submit: bool, wait: bool, upload_limit: str) -> None:
     """Search over settings."""
     if config.handled_show():
         return
@@ -81,6 +88,11 @@ def start(config: ConfigArgs, name: str | None, dry_run: bool) -> None:
 
     if name is not None:
         records.check_name(name)
+    if submit and not dry_run:
+        from orchestrator.cli import sweep_submitting
+
+        handed = sweep_submitting.hand_in(config, name, upload_limit)
+        sys.exit(sweep_submitting.show(handed, as_json=config.json, wait=wait))
     definition = define(config.overrides, config.config_name, config.config_dir)
     planner = Planner(definition)
     planned = planner.check_all()
@@ -96,7 +108,7 @@ def start(config: ConfigArgs, name: str | None, dry_run: bool) -> None:
 
 
 def _carry_out(record: SweepRecord, definition: Definition, *, as_json: bool) -> None:
-    from orchestrator.cli.sweep_view import make_view, summary
+    from orchestrator.cli.sweep_view import as_data, make_view, summary
     from orchestrator.sweep import driver
 
     view = make_view(sys.stderr)
@@ -105,7 +117,7 @@ def _carry_out(record: SweepRecord, definition: Definition, *, as_json: bool) ->
         report = driver.carry_out(record, definition, view)
     finally:
         view.close()
-    click.echo(json.dumps(_as_data(report), indent=2) if as_json else summary(report))
+    click.echo(json.dumps(as_data(report), indent=2) if as_json else summary(report))
 
 
 @sweep.command("list")
@@ -115,12 +127,13 @@ def _carry_out(record: SweepRecord, definition: Definition, *, as_json: bool) ->
 def list_sweeps(storage: str, json: bool) -> None:
     """List sweeps, newest first."""
     from orchestrator.cli.runs_report import table
+    from orchestrator.cli.sweep_view import as_data
     from orchestrator.sweep import record as records
 
     reports = [_report(storage, name) for name in records.names(storage)]
     reports.sort(key=lambda report: -report.record.created)
     if json:
-        _print([_as_data(report) for report in reports])
+        _print([as_data(report) for report in reports])
     elif not reports:
         click.echo(f"There are no sweeps in {storage} yet. Begin one with: {EXAMPLE}")
     else:
@@ -154,11 +167,13 @@ def status(report: Report) -> str:
 @traceback_option
 def show(name: str, storage: str, json: bool) -> None:
     """Tell all about one sweep and its trials. NAME may be a unique beginning of it, or `last`."""
-    from orchestrator.cli.sweep_view import details
+    from orchestrator.cli.sweep_view import as_data, details, trial_data
 
     report = _report(storage, name)
     if json:
-        _print(_as_data(report) | {"status": status(report), "trials": [_trial(report, n) for n in report.book.trials]})
+        _print(
+            as_data(report) | {"status": status(report), "trials": [trial_data(report, n) for n in report.book.trials]}
+        )
     else:
         click.echo(details(report, status(report)))
 
@@ -170,12 +185,14 @@ def show(name: str, storage: str, json: bool) -> None:
 @traceback_option
 def best(name: str, storage: str, json: bool) -> None:
     """Print the best trial's overrides, and the command that trains it in full; of several objectives the front."""
+    from orchestrator.cli.sweep_view import trial_data
+
     report = _report(storage, name)
     trials = report.front() if len(report.record.objectives) > 1 else list(filter(None, [report.best()]))
     if not trials:
         raise PlanError(f"No trial of sweep {report.record.name} has finished yet.", "Wait for one, or resume it.")
     if json:
-        _print([_trial(report, trial.number) | {"command": command(report, trial.number)} for trial in trials])
+        _print([trial_data(report, trial.number) | {"command": command(report, trial.number)} for trial in trials])
         return
     for trial in trials:
         values = "  ".join(f"{metric} {trial.metrics[metric]:.6g}" for metric in report.record.objectives)
@@ -201,11 +218,20 @@ def command(report: Report, number: int) -> str:
 @json_option
 @verbose_option
 def resume(name: str, storage: str, json: bool, verbose: bool) -> None:
-    """Go on with a sweep: what is done stays done, what was under way goes on from its checkpoints."""
+    """Go on with a sweep: what is done stays done, what was under way goes on from its checkpoints.
+
+    One that was submitted is handed to the cluster again.
+    """
     from orchestrator.runtime import preflight
+    from orchestrator.submit.record import load as load_job
     from orchestrator.sweep import record as records
 
     record = records.load(storage, name)
+    if job := load_job(record.root):
+        from orchestrator.cli import sweep_submitting
+
+        sweep_submitting.show(sweep_submitting.hand_in_again(job), as_json=json, wait=False)
+        return
     definition = record.definition()
     preflight.check(definition.spec)
     _carry_out(record, definition, as_json=json)
@@ -238,30 +264,3 @@ def _print(data: Any) -> None:
     from orchestrator.tracking.events import in_words
 
     click.echo(json.dumps(in_words(data), indent=2))
-
-
-def _trial(report: Report, number: int) -> dict[str, Any]:
-    trial = report.book.trials[number]
-    return {
-        "number": number,
-        "state": trial.state.value,
-        "overrides": trial.overrides,
-        "metrics": trial.metrics,
-        "at": trial.at,
-        "seconds": round(trial.seconds, 3),
-        "error": trial.error,
-        "folder": report.record.trial_root(number),
-    }
-
-
-def _as_data(report: Report) -> dict[str, Any]:
-    record, best = report.record, report.best()
-    return {
-        "sweep": record.name,
-        "status": report.book.status,
-        "folder": record.root,
-        "objectives": record.objectives,
-        "counts": report.counts(),
-        "best": _trial(report, best.number) if best else None,
-        "hours": {"unit": report.unit, "spent": report.spent, "saved": report.saved},
-    }

@@ -60,12 +60,12 @@ def _facts(definition: Definition, plan: Plan, at_once: int) -> list[str]:
     goal = ", ".join(f"{mode} {metric}" for metric, mode in definition.objectives.items())
     scheduler = definition.settings.scheduler.value
     rungs = f"at {', '.join(map(str, definition.rungs))} {definition.unit}" if definition.rungs else ""
-    longest = definition.trials * definition.length
+    each = f"of {definition.length:g} {definition.unit}, at most {definition.trials * definition.length:g} in all"
     listed = "trials" if definition.search.value == "grid" else "first random samples, as a check of the space"
     facts = {
         "search": f"{definition.search.value} for {goal}",
         "scheduler": f"{scheduler} {rungs}".strip(),
-        "trials": f"{definition.trials} of {definition.length:g} {definition.unit}, at most {longest:g} in all",
+        "trials": f"{definition.trials} {each if definition.length else ''}".strip(),
         "each holds": held,
         "at once": str(at_once),
         "measured": _estimate(definition, at_once),
@@ -171,7 +171,11 @@ def _line(report: Report, trial: Trial) -> str:
     )
     at = f" at {trial.at:g} {report.record.unit}" if trial.state.value == "pruned" else ""
     what = trial.error or values
-    return f"trial {trial.number} {trial.state.value}{at}  {what}  {' '.join(trial.overrides)}"
+    return f"trial {trial.number} {trial.state.value}{at}  {what}  {' '.join(trial.overrides)}{_smaller(trial)}"
+
+
+def _smaller(trial: Trial) -> str:
+    return f"  (micro_batch={trial.micro_batch}: it ran out of memory)" if trial.micro_batch else ""
 
 
 # --- afterwards ------------------------------------------------------------------------------------------------------
@@ -217,7 +221,39 @@ def details(report: Report, status: str) -> str:
     for trial in [*ranked, *others]:
         at = record.length if trial.state.value == "finished" else trial.at
         values = [f"{trial.metrics[name]:.6g}" if name in trial.metrics else "-" for name in record.objectives]
-        rows.append(
-            [str(trial.number), trial.state.value, f"{at:g}", *values, trial.error or " ".join(trial.overrides)]
-        )
+        said = trial.error or " ".join(trial.overrides)
+        rows.append([str(trial.number), trial.state.value, f"{at:g}", *values, f"{said}{_smaller(trial)}"])
     return "\n".join([*lines, table(rows, head=True)])
+
+
+# --- as data ---------------------------------------------------------------------------------------------------------
+
+
+def trial_data(report: Report, number: int) -> dict[str, Any]:
+    """One trial."""
+    trial = report.book.trials[number]
+    return {
+        "number": number,
+        "state": trial.state.value,
+        "overrides": trial.overrides,
+        "metrics": trial.metrics,
+        "at": trial.at,
+        "seconds": round(trial.seconds, 3),
+        "micro_batch_after_out_of_memory": trial.micro_batch,
+        "error": trial.error,
+        "folder": report.record.trial_root(number),
+    }
+
+
+def as_data(report: Report) -> dict[str, Any]:
+    """A sweep, without its trials."""
+    record, best = report.record, report.best()
+    return {
+        "sweep": record.name,
+        "status": report.book.status,
+        "folder": record.root,
+        "objectives": record.objectives,
+        "counts": report.counts(),
+        "best": trial_data(report, best.number) if best else None,
+        "hours": {"unit": report.unit, "spent": report.spent, "saved": report.saved},
+    }

@@ -578,6 +578,8 @@ class Sweep:
     """End the sweep after so many failed trials; null: never."""
     retries: int = 2
     """How often a trial that lost a worker goes on from its newest checkpoint."""
+    halvings: int = 0
+    """How often a trial that ran out of memory goes on with half the micro batch, and the same global batch."""
     hours: float | None = None
     """End the sweep after so many hours."""
     gpu_hours: float | None = None
@@ -588,7 +590,7 @@ class Sweep:
     def __post_init__(self) -> None:
         for key in ("trials", "rung", "max_concurrent", "max_failed", "hours", "gpu_hours"):
             _positive(f"sweep.{key}", getattr(self, key))
-        for key in ("seed", "retries"):
+        for key in ("seed", "retries", "halvings"):
             _at_least_zero(f"sweep.{key}", getattr(self, key))
         _require(self.reduction >= 2, "sweep.reduction", self.reduction, "it must be 2 or more")
         for objective in self.objectives:

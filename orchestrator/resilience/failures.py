@@ -17,6 +17,8 @@ LOST_CONNECTION_TYPES = frozenset({"DistBackendError", "DistNetworkError", "Dist
 """torch.distributed's exceptions for a peer that does not answer."""
 LOST_CONNECTION_WORDS = ("/gloo/transport/", "/gloo/rendezvous/", "NCCL communicator was aborted")
 """How gloo and NCCL say so in a plain RuntimeError: gloo begins with the source file that noticed it."""
+OUT_OF_MEMORY_WORDS = ("can't allocate memory", "Cannot allocate memory", "out of memory", "MemoryError")
+"""How torch, its allocators, Python and Ray say that there was no memory left, each in the type or in the message."""
 
 
 class Cause(Enum):
@@ -68,6 +70,11 @@ def is_about_connection(record: Record) -> bool:
     """Whether an exception only says that another worker does not answer any more."""
     message = str(record["message"])
     return record["type"] in LOST_CONNECTION_TYPES or any(words in message for words in LOST_CONNECTION_WORDS)
+
+
+def is_out_of_memory(text: str) -> bool:
+    """Whether an exception, as `type: message`, or what is told of a worker's death, means that memory ran out."""
+    return any(words in text for words in OUT_OF_MEMORY_WORDS)
 
 
 def is_config_error(record: Record) -> bool:

@@ -74,6 +74,11 @@ class Interrupts:
                 raise KeyboardInterrupt
         return self.count > 0
 
+    @property
+    def has_grace(self) -> bool:
+        """Whether whoever asked has said how long there is to save; then `look` tells when that is over."""
+        return self._request is not None
+
     def ignore(self) -> None:
         """From now on nothing interrupts: what is left to do is short and must be done."""
         for number in (signal.SIGINT, signal.SIGTERM):

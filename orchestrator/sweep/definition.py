@@ -140,10 +140,11 @@ def _check(definition: Definition) -> None:
         raise PlanError(
             "Sweeps run on Ray, but cluster.launcher=torchrun.", "Set cluster=local, or cluster=existing for a cluster."
         )
-    if definition.spec.script is not None:
+    if definition.spec.script is not None and definition.settings.scheduler is not SchedulerName.none:
         raise PlanError(
-            f"Sweeps train Tasks, but script={definition.spec.script} is a script of your own.",
-            "Name a job with a Task (job=...), or let the script search by itself.",
+            f"sweep.scheduler={definition.settings.scheduler.value} pauses trials at rungs, and "
+            f"script={definition.spec.script} trains without them.",
+            "Set sweep.scheduler=none.",
         )
     if len(definition.objectives) > 1 and definition.settings.scheduler is not SchedulerName.none:
         raise PlanError(

@@ -88,7 +88,7 @@ def carry_out(record: SweepRecord, definition: Definition, view: View) -> Report
     refuse_second_engine(record, record.book())
     record.store.remove(paths.STOP)
     recorder = _recorder(record, definition)
-    with Interrupts().installed() as interrupts:
+    with Interrupts(record.store).installed() as interrupts:
         sitting = Sitting(record, view, interrupts)
         try:
             sitting.start()
@@ -131,7 +131,7 @@ def _conclude(record: SweepRecord, recorder: Recorder | None, view: View) -> Non
             record.store.upload(Path(folder), PLOTS)
         except (OrchestratorError, ImportError) as error:
             view.say(f"note: there are no plots: {error}")
-    if recorder and recorder.parent:
+    if recorder and recorder.follows:
         for note in recorder.finish(report.book.status, plots):
             view.say(f"note: {note}")
 
@@ -201,8 +201,9 @@ class Sitting:
         if not self._asked:
             self._asked = time.monotonic()
             self._record.store.write(paths.STOP, "a person asked to stop\n")
-            self._view.say("trials save and stop; press Ctrl-C again to stop at once")
-        elif time.monotonic() - self._asked > END_S:
+            again = "" if self._interrupts.has_grace else "; press Ctrl-C again to stop at once"
+            self._view.say(f"trials save and stop{again}")
+        elif not self._interrupts.has_grace and time.monotonic() - self._asked > END_S:
             raise KeyboardInterrupt
 
     def kill(self) -> None:

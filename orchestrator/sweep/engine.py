@@ -13,7 +13,8 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from orchestrator.storage import open_store
 from orchestrator.sweep import search as searches
 from orchestrator.sweep import trial_run
 from orchestrator.sweep.definition import Definition
-from orchestrator.sweep.ledger import BEGUN, CHANGED, ENDED, RUNG, SWEEP, TRIAL, Ledger, State, Trial
+from orchestrator.sweep.ledger import BEGUN, CHANGED, ENDED, HALVED, RUNG, SWEEP, TRIAL, Ledger, State, Trial
 from orchestrator.sweep.planner import Planner, concurrency
 from orchestrator.sweep.record import TUNE, SweepRecord
 from orchestrator.sweep.space import Values
@@ -42,6 +43,8 @@ SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",
 }
 """Ray Tune writes nothing that we do not read, and leaves signals alone."""
+LOST = 3
+"""Exit code of an engine whose Ray is gone."""
 ASKED = "a person asked to stop"
 
 
@@ -63,7 +66,10 @@ class Conductor:
             definition.trials,
         )
         searches.replay(self.book, self.search, self.scores)
+        self._package = record.package
         self._left = self.book.unfinished
+        self.lost_leaders: Counter[int] = Counter()
+        """How often the process that leads a trial was lost before it had begun with it, in this sitting."""
         self.fatal = ""
         """Why all further trials would fail as well."""
         self._next = max(self.book.trials, default=-1) + 1
@@ -115,6 +121,14 @@ class Conductor:
         """Let a trial be the next again."""
         self._left.insert(0, trial)
 
+    def try_again(self, number: int) -> bool:
+        """Let a trial whose leading process was lost be the next again; False: that happened too often."""
+        self.lost_leaders[number] += 1
+        if self.lost_leaders[number] > self.definition.settings.retries:
+            return False
+        self.put_back(self.book.trials[number])
+        return True
+
     def config(self, trial: Trial) -> dict[str, Any]:
         """What the process that carries a trial out is told."""
         settings = self.definition.settings
@@ -130,9 +144,23 @@ class Conductor:
             "length": self.definition.length,
             "reached": trial.at,
             "retries": settings.retries,
+            "package": self._package,
+            "smaller": [plan.to_dict() for plan in self._smaller(trial)],
             "newest_counts": population,
             "exchanges": population,
         }
+
+    def _smaller(self, trial: Trial) -> Iterator[Plan]:
+        """The plans that a trial falls back on, one after the other, when it runs out of memory."""
+        plan: Plan | None = self.planner.plan(trial.values) if self.definition.settings.halvings else None
+        for _ in range(self.definition.settings.halvings):
+            if plan := plan and self.planner.halved(trial.values, plan):
+                yield plan
+
+    def halved(self, number: int, micro_batch: int) -> None:
+        """A trial goes on with a smaller micro batch."""
+        if self.book.trials[number].micro_batch != micro_batch:
+            self.ledger.write(HALVED, number=number, micro_batch=micro_batch)
 
     def changed(self, number: int, source: int, values: Values) -> dict[str, Any]:
         """Let a trial go on with other values and another trial's weights; returns its new config."""
@@ -163,6 +191,12 @@ class Conductor:
             )
         scores = None if state is State.failed else self.scores(metrics)
         self.search.end(number, scores, pruned=state is State.pruned)
+
+    def lost(self, reason: str) -> None:
+        """End at once, since there is no Ray any more, and Ray Tune would wait for it."""
+        self.ledger.write(SWEEP, state="failed", message=reason)
+        print(reason, flush=True)
+        os._exit(LOST)
 
     # --- the end -----------------------------------------------------------------------------------------------------
     def reason_to_end(self) -> str:

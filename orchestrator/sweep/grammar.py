@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -16,8 +16,10 @@ from orchestrator.config.schema import Sweep
 from orchestrator.config.variants import Variants
 from orchestrator.errors import ConfigError, did_you_mean
 from orchestrator.sweep.expressions import Expression
-from orchestrator.sweep.space import Choice, Parameter, Space, Values
+from orchestrator.sweep.space import Base, Choice, Parameter, Space, Span, Values
 
+APP = "hydra.sweeper"
+"""Where an app of a person's own has what `sweep` has here."""
 EXAMPLE = "Write for example optimizer.lr='tag(log,interval(1e-4,1e-1))' or model.width=64,128."
 
 
@@ -35,19 +37,59 @@ def split(overrides: Sequence[str]) -> tuple[list[str], list[Override]]:
 
 def read_space(swept: Sequence[Override], settings: Sweep, variants: Variants) -> Space:
     """The space of a sweep: the config's `sweep.params`, and on top of them what the command line sweeps."""
-    written = {key: _Written.of(key, value) for key, value in settings.params.items()}
+    written = _read(swept, settings.params, "sweep")
+    groups = {key: options for key in written if (options := variants.options(key)) is not None}
+    for key, what in written.items():
+        _check_key(key, what, groups)
+    # What there is to look at does not depend on the groups' options as a rule; conditions see the trial's own.
+    return _space(written, groups, _Base(variants), settings.constraints, "sweep")
+
+
+def read_app_space(
+    swept: Sequence[Override],
+    params: Mapping[str, Any],
+    constraints: Sequence[str],
+    options: Callable[[str], list[str] | None],
+    config: Mapping[str, Any],
+) -> Space:
+    """The space of a Hydra app of a person's own, whose settings we know only from its config.
+
+    `options`: of a config group; None where there is no such group.
+    """
+    written = _read(swept, params, APP)
+    groups = {key: found for key in written if (found := options(key)) is not None}
+    return _space(written, groups, lambda choices: config, constraints, APP, ours=False)
+
+
+def _read(swept: Sequence[Override], params: Mapping[str, Any], source: str) -> dict[str, _Written]:
+    written = {key: _Written.of(key, value, f"{source}.params") for key, value in params.items()}
     for override in swept:
         key = override.get_key_element().lstrip("+")
         when = written[key].when if key in written else None
         written[key] = _Written(override=override, where=diagnose.typed(override), when=when)
     if not written:
         raise ConfigError("Nothing is swept: no setting has more than one value.", EXAMPLE)
-    constraints = tuple(Expression(text, "sweep.constraints") for text in settings.constraints)
-    groups = {key: options for key in written if (options := variants.options(key)) is not None}
-    # What there is to look at does not depend on the groups' options as a rule; conditions see the trial's own.
-    base = _Base(variants)
-    parameters = [_parameter(key, what, groups, base) for key, what in written.items()]
-    space = Space(parameters=tuple(_in_order(parameters)), constraints=constraints, base=base)
+    return written
+
+
+def _space(
+    written: Mapping[str, _Written],
+    groups: Mapping[str, list[str]],
+    base: Base,
+    constraints: Sequence[str],
+    source: str,
+    *,
+    ours: bool = True,
+) -> Space:
+    """`ours`: our schema says which values settings take, and those of a whole number are whole."""
+    config = base(())
+    parameters = []
+    for key, what in written.items():
+        kind, present = (_kind(key), _value_at(config, key)) if ours else _unknown_kind(_value_at(config, key))
+        domain = _domain(what, groups.get(key), present, kind)
+        parameters.append(Parameter(key=key, domain=domain, is_group=key in groups, when=what.when))
+    conditions = tuple(Expression(text, f"{source}.constraints") for text in constraints)
+    space = Space(parameters=tuple(_in_order(parameters)), constraints=conditions, base=base)
     _check_conditions(space)
     return space
 
@@ -75,16 +117,16 @@ class _Written:
         self.when = when
 
     @classmethod
-    def of(cls, key: str, value: Any) -> _Written:
+    def of(cls, key: str, value: Any, source: str) -> _Written:
         """An entry of `sweep.params`: a text in Hydra's grammar, a list, or `{space: ..., when: ...}`."""
-        where = f" (in sweep.params: {key})"
+        where = f" (in {source}: {key})"
         when = None
         if isinstance(value, Mapping):
             unknown = sorted(set(value) - {"space", "when"})
             if unknown or "space" not in value:
                 what = f"has no {unknown[0]!r}" if unknown else "lacks `space`"
-                raise ConfigError(f"sweep.params.{key} {what}.", "Write {space: ..., when: ...}, or the space alone.")
-            when = Expression(str(value["when"]), f"sweep.params.{key}") if value.get("when") else None
+                raise ConfigError(f"{source}.{key} {what}.", "Write {space: ..., when: ...}, or the space alone.")
+            when = Expression(str(value["when"]), f"{source}.{key}") if value.get("when") else None
             value = value["space"]
         text = value if isinstance(value, str) else Override._get_value_element_as_str(value)
         if isinstance(value, list):
@@ -105,7 +147,7 @@ def _parsed(line: str) -> Override:
         raise ConfigError(f"Override {line!r} cannot be read: {reason}.", EXAMPLE) from error
 
 
-def _parameter(key: str, what: _Written, groups: Mapping[str, list[str]], base: _Base) -> Parameter:
+def _check_key(key: str, what: _Written, groups: Mapping[str, list[str]]) -> None:
     override = what.override
     if key not in groups and not keys.exists(override.key_or_group):
         known = [*groups, *keys.schema_keys()]
@@ -113,16 +155,26 @@ def _parameter(key: str, what: _Written, groups: Mapping[str, list[str]], base: 
         raise ConfigError(f"{key} is not a setting{what.where}.", hint)
     if override.key_or_group.partition(".")[0] in ("sweep", "storage", "tracking"):
         raise ConfigError(f"{key} cannot differ between the trials of a sweep{what.where}.", "Give it one value.")
-    domain = _domain(override, what, groups.get(key), _value_at(base, key))
-    return Parameter(key=key, domain=domain, is_group=key in groups, when=what.when)
 
 
-def _domain(override: Override, what: _Written, options: list[str] | None, present: Any) -> Any:
+def _kind(key: str) -> str:
+    """Which values a setting of ours takes, in words; empty: the config does not say."""
+    return keys.describe(key) if keys.normal(key) in keys.schema_keys() else ""
+
+
+def _unknown_kind(present: Any) -> tuple[str, Any]:
+    """Where no type is known: what is missing or a number now may be any number."""
+    is_open = present == "???" or (isinstance(present, int) and not isinstance(present, bool))
+    return "", None if is_open else present
+
+
+def _domain(what: _Written, options: list[str] | None, present: Any, kind: str) -> Choice | Span:
+    override = what.override
     sweep = override._value
     if isinstance(sweep, IntervalSweep):
         from orchestrator.sweep.intervals import span
 
-        return span(override, what.where, present)
+        return span(override, what.where, present, kind)
     ordered = False
     if isinstance(sweep, Glob):
         if options is None:
@@ -161,8 +213,8 @@ def _distinct(values: list[Any], override: Override, where: str) -> tuple[Any, .
     return tuple(different)
 
 
-def _value_at(base: _Base, key: str) -> Any:
-    node: Any = base(())
+def _value_at(config: Mapping[str, Any], key: str) -> Any:
+    node: Any = config
     for part in keys.normal(key).split("."):
         node = node.get(part) if isinstance(node, Mapping) else None
     return node

@@ -6,17 +6,18 @@ from typing import Any
 
 from hydra.core.override_parser.types import IntervalSweep, Override
 
-from orchestrator.config import keys
 from orchestrator.errors import ConfigError
 from orchestrator.sweep.space import Span
 
 
-def span(override: Override, where: str, present: Any) -> Span:
-    """The numbers of an interval; whole ones where the setting is one. `present`: its value in the config."""
+def span(override: Override, where: str, present: Any, kind: str) -> Span:
+    """The numbers of an interval; whole ones where the setting is one.
+
+    `present`: its value in the config; `kind`: which values it takes, in words, as far as the config says.
+    """
     key, sweep = override.key_or_group, override._value
     if not isinstance(sweep, IntervalSweep) or sweep.start is None or sweep.end is None:
         raise ConfigError(f"{override.input_line} has no two ends{where}.", "Write interval(low,high).")
-    kind = keys.describe(key) if keys.normal(key) in keys.schema_keys() else ""
     if not _takes_numbers(kind, present):
         shown = f"it is {kind}" if kind else f"its value is {present!r}"
         raise ConfigError(

@@ -17,9 +17,9 @@ from orchestrator.storage import Store
 from orchestrator.tracking.events import in_words, metrics_from
 
 LEDGER = "ledger.jsonl"
-TRIAL, BEGUN, RUNG, CHANGED, ENDED, SWEEP = "trial", "begun", "rung", "changed", "ended", "sweep"
+TRIAL, BEGUN, RUNG, CHANGED, HALVED, ENDED, SWEEP = "trial", "begun", "rung", "changed", "halved", "ended", "sweep"
 """Kinds of lines: a trial was chosen; a process took it up; it reached a rung; its values were changed on the way; it
-ended; the sweep itself began or ended."""
+goes on with a smaller micro batch, since it ran out of memory; it ended; the sweep itself began or ended."""
 
 
 class State(Enum):
@@ -66,6 +66,8 @@ class Trial:
     ended: float | None = None
     version: int = 0
     """How often its values were changed on the way."""
+    micro_batch: int | None = None
+    """The micro batch that it got in place of the planned one, after it had run out of memory."""
     sources: list[int] = field(default_factory=list)
     """The trials whose weights it took over, in order."""
 
@@ -121,6 +123,8 @@ class Book:
             known.values, known.overrides = entry["values"], entry["overrides"]
             known.version += 1
             known.sources.append(entry["source"])
+        elif known and kind == HALVED:
+            known.micro_batch = entry["micro_batch"]
         elif known and kind == ENDED:
             known.state, known.error = State(entry["state"]), entry.get("error", "")
             known.metrics = metrics_from(entry["metrics"]) or known.metrics

@@ -13,6 +13,7 @@ from orchestrator.config import targets
 from orchestrator.config.load import Loaded
 from orchestrator.config.schema import SearchName
 from orchestrator.errors import MachineError, OrchestratorError
+from orchestrator.plan import script
 from orchestrator.plan.inventory import Inventory
 from orchestrator.plan.make import check, make
 from orchestrator.plan.types import Plan
@@ -20,6 +21,7 @@ from orchestrator.sweep.definition import Definition, grid_values
 from orchestrator.sweep.search import draw_random
 from orchestrator.sweep.space import Values
 
+BATCH = ("batch", "micro_batch", "accumulation")
 SAMPLE = 20
 """So many trials of a space that cannot be listed are planned before anything starts."""
 
@@ -42,12 +44,26 @@ class Planner:
         space = self._definition.space
         return self._make(self._definition.variants.load(space.choices(values), space.settings(values)))
 
+    def halved(self, values: Mapping[str, Any], plan: Plan) -> Plan | None:
+        """A trial's plan with about half the micro batch and the same global batch; None: it is one sample already."""
+        row, space = plan.preferred, self._definition.space
+        share = row.micro_batch * row.accumulation
+        micro = next((size for size in range(row.micro_batch // 2, 0, -1) if share % size == 0), None)
+        if micro is None:
+            return None
+        others = {key: value for key, value in values.items() if key not in BATCH}
+        factors = [f"batch={row.batch}", f"micro_batch={micro}", "accumulation=null"]
+        loaded = self._definition.variants.load(space.choices(others), [*space.settings(others), *factors])
+        return self._make(loaded)
+
     def _make(self, loaded: Loaded) -> Plan:
         storage = loaded.spec.storage
         place = paths.absolute(storage.path)
         shared = storage.shared or paths.is_url(place) or inventory.is_shared_filesystem(place)
         tracking_uri = os.environ.get("MLFLOW_TRACKING_URI")
         check(loaded.spec, shared_storage=shared, tracking_uri=tracking_uri)
+        if loaded.spec.script is not None:
+            script.check(loaded.spec, paths.project_dir())
         return make(
             loaded.resolved,
             loaded.spec,
@@ -84,7 +100,8 @@ class Planner:
         """Import what the config names, once for each choice of groups; where there is no torch, the workers do."""
         import importlib.util
 
-        if tuple(choices) not in self._checked and importlib.util.find_spec("torch") is not None:
+        known = plan.spec.get("script") is not None or tuple(choices) in self._checked
+        if not known and importlib.util.find_spec("torch") is not None:
             targets.bind(plan.spec, project=paths.project_dir())
         self._checked.add(tuple(choices))
 

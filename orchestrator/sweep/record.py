@@ -18,6 +18,7 @@ from typing import Any
 from orchestrator import paths
 from orchestrator.errors import ConfigError, StorageError, UnknownRunError, nearest
 from orchestrator.storage import Store, open_store
+from orchestrator.submit import record as jobs
 from orchestrator.sweep.definition import Definition, define
 from orchestrator.sweep.ledger import Book, Ledger
 from orchestrator.tracking import runs
@@ -85,6 +86,12 @@ class SweepRecord:
             )
         return definition
 
+    @property
+    def package(self) -> str:
+        """Where its project lies in run storage, if it was submitted; empty: it is a folder on every node."""
+        job = jobs.load(self.root)
+        return paths.package(job.storage, job.package) if job else ""
+
     def trial_root(self, number: int) -> str:
         """The run folder of a trial."""
         return f"{self.root}/{TRIALS}/{trial_id(self.name, number)}"
@@ -123,10 +130,10 @@ def create(
         gpus=gpus,
         workers=workers,
     )
-    if record.store.exists(paths.RECORD):
-        raise ConfigError(f"There is a run with the name {name} in {storage}.", "Choose another --name.")
     if record.store.exists(SWEEP):
         return _same(load(storage, name), record)
+    if record.store.exists(paths.RECORD):
+        raise ConfigError(f"There is a run with the name {name} in {storage}.", "Choose another --name.")
     record.store.write(SWEEP, json.dumps(dataclasses.asdict(record), indent=2) + "\n")
     return record
 

@@ -57,6 +57,11 @@ class Recorder:
         self._guarded(self._open, self._tracking.timeout_s)
         self._thread.start()
 
+    @property
+    def follows(self) -> bool:
+        """Whether it has begun; if not, there is nothing to end."""
+        return self._thread.ident is not None
+
     def finish(self, state: str, plots: Callable[[Path], None]) -> list[str]:
         """Record what is left, and the sweep's end; returns what a person should know."""
         self._over.set()
@@ -164,6 +169,7 @@ class Recorder:
         own = self._tracking.tags | {"mlflow.parentRunId": self.parent, "orchestrator.trial": str(trial.number)}
         own |= {"orchestrator.state": trial.state.value} | ({"orchestrator.error": trial.error} if trial.error else {})
         own |= {"orchestrator.sources": ", ".join(map(str, trial.sources))} if trial.sources else {}
+        own |= {"orchestrator.smaller_micro_batch": str(trial.micro_batch)} if trial.micro_batch else {}
         tracking = dataclasses.replace(self._tracking, tags=own, log_model=False)
         sink = MlflowSink(tracking, self._store, run, run.plan)
         run.mlflow_run_id, run.tracking_uri = sink.start(), self._store.shown

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from orchestrator.sweep.ledger import Book, State, Trial
 from orchestrator.sweep.record import SweepRecord
+
+
+def beats(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Whether a point is as small as another in all, and smaller in some."""
+    return one != other and all(first <= second for first, second in zip(one, other, strict=True))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,7 +67,7 @@ class Report:
 
     def _beats(self, one: Trial, other: Trial) -> bool:
         first, second = self._point(one), self._point(other)
-        return bool(first and second and first != second and all(a <= b for a, b in zip(first, second, strict=True)))
+        return bool(first and second and beats(first, second))
 
     # --- time --------------------------------------------------------------------------------------------------------
     @property

@@ -14,14 +14,16 @@ from ray import tune
 
 from orchestrator import paths
 from orchestrator.plan.types import Plan
+from orchestrator.resilience.failures import is_out_of_memory
 from orchestrator.runtime.ray_gang import Gang, GangEnd
 from orchestrator.storage import open_store
 from orchestrator.sweep.exchange import hand_out, take_over
 from orchestrator.sweep.trial_run import NEVER_REPORTED, TrialRun
 
 ENDED, FAILED, INTERRUPTED, AT, STEP, SECONDS = "ended", "failed", "interrupted", "at", "step", "seconds"
+MICRO_BATCH = "micro_batch"
 """What a result says beside metrics: whether the training is done, why it failed, whether it was told to stop, how far
-it came, and how long its workers trained."""
+it came, how long its workers trained, and with which micro batch in the end."""
 METRIC = "metric/"
 """What the names of metrics begin with in a result, to be told from Ray Tune's own entries."""
 RETRY_S = 1.0
@@ -43,20 +45,31 @@ class WarmTrial(tune.Trainable):  # type: ignore[misc]
 
     def _open(self, config: dict[str, Any]) -> None:
         self._trial = config
-        self._run = TrialRun(config["root"], newest_counts=config["newest_counts"])
+        self._run = TrialRun(config["root"], newest_counts=config["newest_counts"], package=config["package"])
 
     def step(self) -> dict[str, Any]:
         """Train up to the next rung, or to the end."""
         if open_store(self._trial["sweep"]).exists(paths.STOP):
             return {INTERRUPTED: True, ENDED: False, FAILED: "", "done": True}
-        pause_at = self._next_rung()
-        for retry in range(self._trial["retries"] + 1):
+        pause_at, retries = self._next_rung(), self._trial["retries"]
+        while True:
             end = self._warm(self._run.plan).run(self._run.begin(pause_at))
-            if not self._is_lost(end) or retry == self._trial["retries"]:
-                break
-            self._run.end(end.error)
-            time.sleep(RETRY_S)
-        return self._result(end, pause_at)
+            told = self._run.failure() or end.error
+            if end.error and is_out_of_memory(told) and (smaller := self._smaller()):
+                self._run.end(told)
+                self._run.change(smaller)
+            elif self._is_lost(end) and retries:
+                retries -= 1
+                self._run.end(end.error)
+                time.sleep(RETRY_S)
+            else:
+                return self._result(end, pause_at)
+
+    def _smaller(self) -> Plan | None:
+        """The next plan with a smaller micro batch, if a trial that runs out of memory may have one."""
+        plans = (Plan.from_dict(plan) for plan in self._trial["smaller"])
+        now = self._run.plan.preferred.micro_batch
+        return next((plan for plan in plans if plan.preferred.micro_batch < now), None)
 
     def _is_lost(self, end: GangEnd) -> bool:
         """Whether the same may go well another time: a worker died, and none told an exception of its own."""
@@ -88,6 +101,7 @@ class WarmTrial(tune.Trainable):  # type: ignore[misc]
             INTERRUPTED: interrupted,
             STEP: reached.step,
             SECONDS: self._run.seconds,
+            MICRO_BATCH: self._run.plan.preferred.micro_batch,
             "done": bool(reached.finished or error or interrupted),
             **({} if error or interrupted else {AT: self._reached}),
         }

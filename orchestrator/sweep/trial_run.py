@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -11,9 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from orchestrator import paths
-from orchestrator.config.load import spec_from_dict
 from orchestrator.config.schema import MonitorMode
+from orchestrator.config.spec import spec_from_dict
 from orchestrator.plan.types import Plan
+from orchestrator.resilience.failures import by_weight
+from orchestrator.runtime import script
 from orchestrator.runtime.context import Launch
 from orchestrator.storage import open_store
 from orchestrator.sweep.record import TRIALS, trial_id
@@ -21,7 +24,7 @@ from orchestrator.tracking import events
 from orchestrator.tracking.events import Event, EventReader
 from orchestrator.tracking.runs import Attempt, RunRecord, Status
 
-VAL = "val/"
+VAL, TRAIN = "val/", "train/"
 NEVER_REPORTED = "the metric "
 """What the error of a trial begins with that was to be judged by a metric which there is not."""
 
@@ -62,15 +65,19 @@ class Reached:
 class TrialRun:
     """A trial's folder, as its workers' launches fill it."""
 
-    def __init__(self, root: str, *, newest_counts: bool = False) -> None:
-        """`newest_counts`: the last evaluation speaks for the trial, even where the best checkpoint is kept."""
+    def __init__(self, root: str, *, newest_counts: bool = False, package: str = "") -> None:
+        """`newest_counts`: the last evaluation speaks for the trial, even where the best checkpoint is kept.
+        `package`: where its project lies, if that has to be made ready on the node.
+        """
         self._store = open_store(root)
         self._newest_counts = newest_counts
+        self._package = package
         self.record = RunRecord.from_dict(json.loads(self._store.read(paths.RECORD)))
         self.plan = self.record.plan
         self._spec = spec_from_dict(self.plan.spec)
         self._reader = EventReader(self._store)
         self._evaluations: list[Event] = []
+        self._reported: dict[str, float] = {}
         self._last: Event | None = None
         self._parameters = 0.0
         self._trained: dict[int, tuple[float, float]] = {}
@@ -89,16 +96,23 @@ class TrialRun:
         self.record.attempts.append(attempt)
         self.record.status = Status.running
         self.record.save()
-        return Launch(
+        launch = Launch(
             run_id=self.record.id,
             attempt=attempt.number,
             root=self.record.root,
             project=self.record.project,
             world_size=self.plan.preferred.world_size,
             plan=self.plan.to_dict(),
+            package=self._package,
             pause_at=pause_at,
             keeps_data=True,
         )
+        return launch if self._spec.script is None else dataclasses.replace(launch, entry=script.ENTRY)
+
+    def change(self, plan: Plan) -> None:
+        """Let further launches go by another plan, in whatever process they are."""
+        change(self.record.root, plan)
+        self.plan = plan
 
     def end(self, error: str = "") -> Reached:
         """Note how the launch ended, and say what was reached."""
@@ -128,22 +142,23 @@ class TrialRun:
         return sum(last - first for first, last in self._trained.values())
 
     def failure(self) -> str:
-        """The exception of the worker that failed first in the last launch, in one line; empty when none is known."""
+        """The worker's exception that explains the others of the last launch, in one line; empty when none is known."""
         prefix = f"attempt-{len(self.record.attempts)}-"
         names = [name for name in self._store.list(paths.FAILURES) if name.startswith(prefix)]
-        found = [json.loads(self._store.read(f"{paths.FAILURES}/{name}")) for name in names]
-        if not found:
+        first = next(iter(by_weight(json.loads(self._store.read(f"{paths.FAILURES}/{name}")) for name in names)), None)
+        if first is None:
             return ""
-        first = min(found, key=lambda record: float(record["time"]))
         where = f" ({first['where']})" if first.get("where") else ""
         return f"{first['type']}: {' '.join(first['message'].split())}{where}"
 
     def metrics(self) -> dict[str, float]:
-        """The validation metrics that speak for the trial so far."""
+        """The validation metrics that speak for the trial so far; of a script the last that it reported of each."""
         own = {"parameters": self._parameters, "seconds": self.seconds}
         chosen = self._chosen()
-        found = chosen.data["metrics"] if chosen else {}
-        return {**{name.removeprefix(VAL): value for name, value in found.items()}, **own}
+        found = chosen.data["metrics"] if chosen else self._reported
+        said = {name.removeprefix(TRAIN): value for name, value in found.items() if not name.startswith(VAL)}
+        said |= {name.removeprefix(VAL): value for name, value in found.items() if name.startswith(VAL)}
+        return said | own
 
     def _chosen(self) -> Event | None:
         if not self._evaluations:
@@ -163,9 +178,11 @@ class TrialRun:
             began, _ = self._trained.get(event.attempt, (event.time, event.time))
             self._trained[event.attempt] = (began, event.time)
             if event.kind == events.STARTED:
-                self._parameters = float(event.data["parameters"])
+                self._parameters = float(event.data["parameters"] or 0)
                 if self.record.attempts and event.attempt == self.record.attempts[-1].number:
                     self.record.attempts[-1].first_step = event.step
+            elif event.kind == events.METRICS and self._spec.script is not None:
+                self._reported.update(event.data["metrics"])
             elif event.kind == events.EVALUATED and event.data["split"] == "val":
                 self._evaluations.append(event)
             elif event.kind == events.CHECKPOINT:

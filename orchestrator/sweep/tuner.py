@@ -7,6 +7,7 @@ import logging
 import os
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +23,10 @@ from orchestrator.plan.types import Plan, WorkerResources
 from orchestrator.runtime import ray_session
 from orchestrator.runtime.context import Launch
 from orchestrator.storage import open_store
+from orchestrator.sweep import head_watch
 from orchestrator.sweep.ledger import State
 from orchestrator.sweep.schedulers import make_scheduler, tune_id
-from orchestrator.sweep.trainable import AT, ENDED, FAILED, INTERRUPTED, METRIC, SECONDS, STEP, WarmTrial
+from orchestrator.sweep.trainable import AT, ENDED, FAILED, INTERRUPTED, METRIC, MICRO_BATCH, SECONDS, STEP, WarmTrial
 
 if TYPE_CHECKING:
     from orchestrator.sweep.engine import Conductor
@@ -40,7 +42,9 @@ def run(conductor: Conductor, plan: Plan, at_once: int, scratch: Path | None) ->
     _connect(conductor.definition.spec, plan, at_once)
     waits = conductor.definition.settings.scheduler in ALL_AT_ONCE
     ending = Ending(conductor)
-    with tempfile.TemporaryDirectory(prefix="orchestrator-tune-") as temporary:
+    own = not conductor.definition.spec.cluster.address
+    watched = head_watch.watched(conductor.lost, own=own)
+    with watched, tempfile.TemporaryDirectory(prefix="orchestrator-tune-") as temporary:
         tuner = tune.Tuner(
             WarmTrial,
             tune_config=tune.TuneConfig(
@@ -109,13 +113,14 @@ class Trials(SearchAlgorithm):  # type: ignore[misc]
         if self.is_finished() or len(self._live) >= self._at_once or self._ending.reason:
             return None
         trial, plan = self._conductor.next()
-        self._live.add(tune_id(trial.number))
+        known_as = f"{tune_id(trial.number)}{'x' * self._conductor.lost_leaders[trial.number]}"
+        self._live.add(known_as)
         spec = self._experiment.spec
         return TuneTrial(
             spec["run"],
             config=self._conductor.config(trial),
-            trial_id=tune_id(trial.number),
-            experiment_tag=tune_id(trial.number),
+            trial_id=known_as,
+            experiment_tag=known_as,
             placement_group_factory=bundles(plan, self._conductor.definition.spec),
             stopping_criterion={},
             checkpoint_config=spec.get("checkpoint_config"),
@@ -144,12 +149,14 @@ class Notes(Callback):  # type: ignore[misc]
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **_: Any) -> None:
         """A rung was reached."""
+        self._note_micro_batch(trial.config, result)
         if AT in result and not result[ENDED]:
             self._conductor.reached(trial.config["number"], result[AT], result[STEP], _metrics(result), result[SECONDS])
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
         """A trial is over: done, failed, or ended early by the scheduler."""
         result, number = trial.last_result or {}, trial.config["number"]
+        self._note_micro_batch(trial.config, result)
         if result.get(INTERRUPTED) or SECONDS not in result:
             return
         if result[FAILED]:
@@ -158,8 +165,17 @@ class Notes(Callback):  # type: ignore[misc]
             state = State.finished if result[ENDED] else State.pruned
         self._conductor.ended(number, state, _metrics(result), result[SECONDS], result[FAILED])
 
+    def _note_micro_batch(self, config: Mapping[str, Any], result: Mapping[str, Any]) -> None:
+        """A trial that ran out of memory says only in its results how it went on."""
+        micro_batch = result.get(MICRO_BATCH)
+        if micro_batch in [Plan.from_dict(plan).preferred.micro_batch for plan in config["smaller"]]:
+            self._conductor.halved(config["number"], micro_batch)
+
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
-        """The process that leads a trial ended again and again, or failed."""
+        """The process that leads a trial ended again and again, or failed, or ended before it took the trial up."""
+        # Of the last, Ray Tune makes an error at once, though it would have tried again a moment later.
+        if trial.should_recover() and self._conductor.try_again(trial.config["number"]):
+            return
         error = trial.get_error() if hasattr(trial, "get_error") else None
         line = str(error).strip().splitlines()[-1] if error else "its process was lost"
         self._conductor.ended(trial.config["number"], State.failed, {}, 0.0, line)

@@ -1,4 +1,4 @@
-"""Submits once for each step at which a client can die, dies there, and submits again. Run: python FILE PLAN..."""
+"""Submits once for each step at which a client can die, dies there, and submits again. Run: python FILE PLAN, or STEP... -- OVERRIDE..."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from orchestrator.cli import submitting
+from orchestrator.cli import submitting, sweep_submitting
 from orchestrator.cli.options import ConfigArgs
 from orchestrator.cluster import here
 from orchestrator.submit import desk
@@ -35,18 +35,28 @@ def dies_after(step: str) -> Callable[[str], None]:
     return reached
 
 
-def main(plan: str) -> None:
-    """One run for each step."""
+def main(*words: str) -> None:
+    """One run for each step; or, with STEP... -- OVERRIDE..., one sweep for each of these steps."""
     here.adopt(os.environ)
-    submitting.hand_in(ConfigArgs(), plan, "kill-warm", "1MiB")  # what is imported once is there for all
+    if "--" not in words:
+        submitting.hand_in(ConfigArgs(), words[0], "kill-warm", "1MiB")  # what is imported once is there for all
+        kill(STEPS, lambda run: submitting.hand_in(ConfigArgs(), words[0], run, "1MiB"))
+        return
+    split = words.index("--")
+    config = ConfigArgs(overrides=words[split + 1 :])
+    kill(words[:split], lambda name: sweep_submitting.hand_in(config, name, "1MiB"))
+
+
+def kill(steps: Sequence[str], ask: Callable[[str], object]) -> None:
+    """Ask, die after a step, and ask again, for each step."""
     told = {}
-    for step in STEPS:
+    for step in steps:
         run, hand_in = f"kill-{step}", desk.hand_in
 
         def submit(reached: Callable[[str], None], run: str = run, hand_in: Callable[..., object] = hand_in) -> None:
             desk.hand_in = lambda *words, **_: hand_in(*words, reached)  # type: ignore[assignment]
             reached("asked")
-            submitting.hand_in(ConfigArgs(), plan, run, "1MiB")
+            ask(run)
             reached("told")
 
         killed = in_a_child(lambda submit=submit, step=step: submit(dies_after(step)))  # type: ignore[misc]
@@ -56,4 +66,4 @@ def main(plan: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

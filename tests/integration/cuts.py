@@ -213,11 +213,15 @@ def main() -> None:
                     results[f"{strategy} {seed}"] = difference_after_kill(strategy, seed)
                     write_atomically(RESULTS, (json.dumps(results, indent=2) + "\n").encode())
                     print(f"{strategy}, seed {seed}: {results[f'{strategy} {seed}'] or 'equal'}", flush=True)
-    text = DOCUMENT.read_text()
-    head, _, rest = text.partition(BEGIN)
-    DOCUMENT.write_text(f"{head}{BEGIN}\n{table(results)}{END}{rest.partition(END)[2]}")
+    put_table(DOCUMENT, table(results))
     if any(results.values()):
         raise SystemExit("Some runs differ after they were killed.")
+
+
+def put_table(document: Path, lines: str) -> None:
+    """Write a table between the marks in a document."""
+    head, _, rest = document.read_text().partition(BEGIN)
+    document.write_text(f"{head}{BEGIN}\n{lines}{END}{rest.partition(END)[2]}")
 
 
 def table(results: dict[str, str | None]) -> str:

@@ -7,24 +7,34 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
-from orchestrator.sweep import record
-from orchestrator.sweep.ledger import ENDED, Book, State
+from orchestrator.errors import TrackingError
+from orchestrator.sweep.ledger import State
 from orchestrator.sweep.report import Report
 from orchestrator.tracking.store import resolve_uri
+from tests.integration import sweep_cuts
 from tests.integration.recording import connect
-from tests.integration.sweeping import SMALL, carry_out, check_each_ended_once, go_on
+from tests.integration.sweeping import (
+    ORCHESTRATOR,
+    SMALL,
+    book_of,
+    carry_out,
+    check_mlflow,
+    check_nothing_was_lost,
+    children,
+    command,
+    go_on,
+    has_ended,
+    wait_for,
+)
 
 TRIALS = 6
 SPACE = ["optimizer.lr=tag(log,interval(1e-4,1e-1))", "job.epochs=3", "sweep.search=random", f"sweep.trials={TRIALS}"]
-ORCHESTRATOR = [sys.executable, "-m", "orchestrator.cli.main"]
 
 
 @pytest.fixture(autouse=True)
@@ -33,35 +43,8 @@ def project(storage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(storage.parent)
 
 
-def command(*words: str) -> subprocess.Popen[bytes]:
-    with Path("output.log").open("ab") as log:
-        return subprocess.Popen([*ORCHESTRATOR, "sweep", *words], stdout=log, stderr=log)
-
-
 def begin(ray_address: str, name: str, *overrides: str) -> subprocess.Popen[bytes]:
     return command("--name", name, *SMALL, f"cluster.address={ray_address}", *SPACE, *overrides)
-
-
-def book_of(name: str) -> Book:
-    return record.load("runs", name).book()
-
-
-def wait_for(process: subprocess.Popen[bytes], ready: Callable[[], bool], limit_s: float = 120) -> None:
-    """Until something is so, or the process is over."""
-    end = time.monotonic() + limit_s
-    while not ready() and process.poll() is None:
-        assert time.monotonic() < end, Path("output.log").read_text()
-        time.sleep(0.05)
-
-
-def has_ended(name: str, count: int) -> Callable[[], bool]:
-    return lambda: (
-        (Path("runs") / name / "sweep.json").exists() and sum(e["kind"] == ENDED for e in book_of(name).order) >= count
-    )
-
-
-def children(root: int, mark: str) -> list[psutil.Process]:
-    return [child for child in psutil.Process(root).children(recursive=True) if mark in " ".join(child.cmdline())]
 
 
 def workers_at_work() -> list[int]:
@@ -73,48 +56,12 @@ def workers_at_work() -> list[int]:
     return found
 
 
-def check_mlflow(report: Report, storage: Path) -> None:
-    """The sweep is a run with one child for each trial, each finished once, with its values and its result."""
-    client = connect(resolve_uri(None, str(storage)))
-    (experiment,) = [e for e in client.search_experiments() if e.name == "diabetes"]
-    everything = client.search_runs([experiment.experiment_id], max_results=1000)
-    (parent,) = [run for run in everything if run.info.run_name == report.record.name]
-    mine = [run for run in everything if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
-    assert sorted(int(run.data.tags["orchestrator.trial"]) for run in mine) == list(range(TRIALS))
-    for run in mine:
-        trial = report.book.trials[int(run.data.tags["orchestrator.trial"])]
-        assert run.info.status == "FINISHED"
-        assert float(run.data.params["optimizer.lr"]) == trial.values["optimizer.lr"]
-        history = client.get_metric_history(run.info.run_id, "val/loss")
-        assert len({point.step for point in history}) == len(history)
-        assert min(point.value for point in history) == pytest.approx(trial.metrics["loss"])
-    assert parent.info.status == "FINISHED"
-    best = report.best()
-    assert best
-    assert parent.data.metrics["best/loss"] == pytest.approx(best.metrics["loss"])
-    assert {"sweep.html", "history.png", "ledger.jsonl", "sweep.json"} <= {
-        Path(file.path).name for file in client.list_artifacts(parent.info.run_id, "sweep")
-    }
-
-
 @pytest.fixture(scope="module")
 def whole(ray_address: str, tmp_path_factory: pytest.TempPathFactory) -> Report:
     """The same sweep, undisturbed."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("whole"))
         return carry_out(ray_address, "whole", *SPACE)
-
-
-def check_nothing_was_lost(report: Report, whole: Report) -> None:
-    """Every trial ended once, with the values and the results of an undisturbed sweep."""
-    check_each_ended_once(report.book, TRIALS)
-    for number, trial in whole.book.trials.items():
-        assert report.book.trials[number].values == trial.values
-        assert report.book.trials[number].metrics["loss"] == trial.metrics["loss"]
-    best, undisturbed = report.best(), whole.best()
-    assert best
-    assert undisturbed
-    assert best.number == undisturbed.number
 
 
 def test_worker_and_engine_killed(ray_address: str, whole: Report) -> None:
@@ -142,7 +89,12 @@ def test_command_killed_every_trial_is_once_in_mlflow(
     process.wait()
     report = go_on("cut")
     check_nothing_was_lost(report, whole)
-    check_mlflow(report, storage)
+    check_mlflow(report, connect(resolve_uri(None, str(storage))))
+
+
+def test_the_head_killed_ends_the_command_and_a_resumed_sweep_has_a_new_one(whole: Report) -> None:
+    """One kind of kill of `make matrix`, which has them all."""
+    check_nothing_was_lost(sweep_cuts.killed("cut", 1, ["head"], TRIALS, *SPACE, "tracking=off"), whole)
 
 
 def test_ctrl_c_saves_and_a_resumed_sweep_goes_on_from_there(ray_address: str, mlflow_environment: None) -> None:
@@ -170,6 +122,11 @@ def test_ctrl_c_saves_and_a_resumed_sweep_goes_on_from_there(ray_address: str, m
     again = json.loads((run / "run.json").read_text())["attempts"][-1]
     assert (again["number"], again["first_step"]) == (2, reached)
     assert again["last_step"] > reached
+
+
+def test_a_store_that_is_too_slow_ends_the_sweep_in_one_line(ray_address: str, mlflow_environment: None) -> None:
+    with pytest.raises(TrackingError, match="MLflow did not record the sweep within 1e-06 s"):
+        carry_out(ray_address, "slow", *SPACE, "tracking.timeout_s=1e-6", tracked=True)
 
 
 def test_two_cannot_carry_out_one_sweep(ray_address: str) -> None:

@@ -8,13 +8,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from orchestrator.errors import ConfigError, RunFailedError
+from orchestrator.cli.main import main
+from orchestrator.errors import ConfigError, PlanError, RunFailedError
 from orchestrator.sweep import driver
-from orchestrator.sweep.ledger import CHANGED, RUNG, State
+from orchestrator.sweep.ledger import CHANGED, HALVED, RUNG, State
 from orchestrator.sweep.report import Report
 from orchestrator.tracking import runs
 from orchestrator.tracking.events import EventReader
-from tests.integration.sweeping import Watcher, begin, carry_out, check_each_ended_once
+from tests.integration.sweeping import Watcher, begin, carry_out, check_each_ended_once, make
 from tests.integration.training import carry_out as train
 from tests.integration.training import curve
 
@@ -232,3 +233,96 @@ def test_memory_of_warm_workers_does_not_grow(ray_address: str) -> None:
     late = max(held)
     assert late >= 45
     assert held[late] <= 1.1 * held[early], held
+
+
+HUNGRY = """
+import resource
+import psutil
+import torch
+from torch.utils.data import TensorDataset
+from orchestrator import Task
+
+GIB = 2**30
+
+class Hungry(Task):
+    def loss(self, model, batch):
+        x, y = batch
+        room = psutil.Process().memory_info().vms + 2 * GIB
+        resource.setrlimit(resource.RLIMIT_AS, (room, resource.getrlimit(resource.RLIMIT_AS)[1]))
+        torch.empty(len(x) * GIB // 6, dtype=torch.uint8)
+        return ((model(x) - y) ** 2).sum()
+
+def model():
+    return torch.nn.Linear(1, 1)
+
+def data(split):
+    x = torch.linspace(-1, 1, 64)[:, None]
+    return TensorDataset(x, 2 * x)
+"""
+OWN = (
+    "job=diabetes",
+    "job.task=hungry:Hungry",
+    "job.epochs=1",
+    "~model",
+    "+model={_target_: 'hungry:model'}",
+    "~data",
+    "+data={_target_: 'hungry:data'}",
+    "tracking=off",
+    "sweep.max_concurrent=1",
+)
+
+
+@pytest.mark.parametrize(("halvings", "ends"), [(0, State.failed), (2, State.finished)])
+def test_a_trial_without_memory_goes_on_with_half_the_micro_batch(
+    ray_address: str, halvings: int, ends: State, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("hungry.py").write_text(HUNGRY)
+    Path("pyproject.toml").write_text(
+        '[tool.orchestrator]\nexports = ["hungry:Hungry", "hungry:model", "hungry:data"]\n'
+    )
+    where = f"cluster.address={ray_address}"
+    report = driver.carry_out(*make("hungry", *OWN, "batch=8,32", where, f"sweep.halvings={halvings}"), Watcher())
+    check_each_ended_once(report.book, 2)
+    small, large = report.book.trials[0], report.book.trials[1]
+    assert (small.state, small.micro_batch) == (State.finished, None)
+    assert (large.state, large.micro_batch) == (ends, 8 if halvings else None)
+    if not halvings:
+        assert "can't allocate memory" in large.error
+        return
+    run = run_of(report, 1)
+    row = run.plan.preferred
+    assert (row.batch, row.micro_batch, row.accumulation) == (32, 8, 4)
+    assert ["allocate memory" in attempt.error for attempt in run.attempts] == [True, True, False]
+    assert [entry["micro_batch"] for entry in report.book.order if entry["kind"] == HALVED] == [8]
+    assert main(["sweep", "show", "hungry"]) == 0
+    assert "batch=32  (micro_batch=8: it ran out of memory)" in capsys.readouterr().out
+
+
+SCRIPT = """
+import sys
+import orchestrator
+
+lr = float(sys.argv[1])
+for step in (1, 2, 3):
+    orchestrator.report(step, loss=(lr - 0.01) ** 2 / step, **{"val/error": lr})
+if lr > 0.05:
+    raise ValueError("too fast")
+"""
+
+
+def test_a_script_of_ones_own_is_judged_by_what_it_reports(ray_address: str) -> None:
+    Path("train.py").write_text(SCRIPT)
+    words = ("job=script", "script=train.py", "script_args=['${optimizer.lr}']", "optimizer.lr=1e-3,1e-2,1e-1")
+    common = (f"cluster.address={ray_address}", "tracking=off", "sweep.max_concurrent=1")
+    report = driver.carry_out(*make("script", *words, *common, "sweep.metric=loss", "sweep.mode=min"), Watcher())
+    check_each_ended_once(report.book, 3)
+    trials = report.book.trials
+    assert [trials[number].state for number in range(3)] == [State.finished, State.finished, State.failed]
+    assert trials[0].metrics["loss"] == pytest.approx((1e-3 - 0.01) ** 2 / 3)
+    assert trials[0].metrics["error"] == 1e-3
+    assert "ValueError: too fast" in trials[2].error
+    best = report.best()
+    assert best
+    assert best.number == 1
+    with pytest.raises(PlanError, match="asha pauses trials at rungs"):
+        make("pruned", *words, *common, "sweep.scheduler=asha", "job.epochs=3")

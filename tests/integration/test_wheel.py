@@ -46,6 +46,11 @@ def test_the_package_comes_from_the_wheel_with_conf_and_jobs(environment: Path, 
     assert plan["job"] == "diabetes"
 
 
+def test_hydra_finds_our_sweeper(environment: Path, tmp_path: Path) -> None:
+    code = "from hydra.core.plugins import Plugins\nfrom hydra.plugins.sweeper import Sweeper\nprint(Plugins.instance().discover(Sweeper))"
+    assert "OrchestratorSweeper" in run([str(environment / "bin/python"), "-c", code], tmp_path)
+
+
 def test_a_project_made_by_init_trains_and_passes_its_test(environment: Path, tmp_path: Path) -> None:
     run([str(environment / "bin/orch"), "init", "moonlight"], tmp_path)
     project = tmp_path / "moonlight"

@@ -131,6 +131,7 @@ def test_worker_never_imports_ray() -> None:
         ("from orchestrator.cli import words; words.complete('optimizer=')", HEAVY - {"omegaconf"}),
         ("import orchestrator.config.load", HEAVY - {"hydra", "omegaconf"}),
         ("import orchestrator.plan.make", HEAVY - {"omegaconf"}),
+        ("import orchestrator.runtime.worker, jobs.text_classification", {"ray", "mlflow", "torchmetrics"}),
     ],
 )
 def test_loaded_modules(code: str, forbidden: set[str]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.resilience.failures import Cause, Failure, judge
+from orchestrator.resilience.failures import Cause, Failure, is_out_of_memory, judge
 
 GLOO = "[../third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer [10.0.0.2]:33190"
 
@@ -23,6 +23,24 @@ def test_workers_that_say_nothing_were_lost() -> None:
 
 def test_an_exception_without_words_is_told_by_its_name() -> None:
     assert judge([record(0, 1.0, "MemoryError", "")]).message == "MemoryError (worker 0, task.py:3)"
+
+
+@pytest.mark.parametrize(
+    ("told", "ran_out"),
+    [
+        ("OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.", True),
+        (
+            "RuntimeError: [enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried",
+            True,
+        ),
+        ("MemoryError: ", True),
+        ("worker 0 got killed by Ray, for the node ran out of memory", True),
+        ("worker 0 died without a word, as when the system kills it for want of memory", False),
+        ("RuntimeError: mat1 and mat2 shapes cannot be multiplied", False),
+    ],
+)
+def test_memory_that_ran_out(told: str, ran_out: bool) -> None:
+    assert is_out_of_memory(told) is ran_out
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def test_rungs_lie_before_the_end(overrides: list[str], rungs: list[int]) -> Non
         ([LR, "sweep.scheduler=pbt", "sweep.trials=2"], "sweep.scheduler=pbt needs 4 trials or more, not 2."),
         ([LR, "sweep.gpu_hours=1"], "sweep.gpu_hours limits GPU hours, but cluster.gpus_per_worker gives trials no GPU."),
         ([LR, "sweep.objectives=[loss]"], "sweep.objectives=loss does not say which way is better"),
-        ([LR, "job=script", "script=train.py"], "Sweeps train Tasks, but script=train.py is a script of your own."),
+        ([LR, "job=script", "script=train.py", "sweep.scheduler=asha"], "sweep.scheduler=asha pauses trials at rungs, and script=train.py trains without them."),
         ([LR, "sweep.trials=0"], "sweep.trials=0 is out of range: it must be greater than 0"),
         ([LR, "sweep.reduction=1"], "sweep.reduction=1 is out of range: it must be 2 or more"),
         ([LR, "sweep.search=best"], "sweep.search=best is not one of grid, random, qmc, tpe, gp, cmaes"),
@@ -156,3 +156,14 @@ def test_a_resumed_sweep_is_refused_when_its_config_has_changed(tmp_path: Path) 
 def test_names_that_would_not_be_understood(name: str) -> None:
     with pytest.raises(OrchestratorError, match="A sweep cannot have the name"):
         record.check_name(name)
+
+
+def test_half_the_micro_batch_leaves_the_global_batch() -> None:
+    planner = Planner(define(["job=digits", "batch=30,48", "cluster.workers=2", "accumulation=1"]), HERE)
+    plan, factors = planner.plan({"batch": 30}), []
+    while plan:
+        row = plan.preferred
+        factors.append((row.batch, row.micro_batch, row.accumulation))
+        last, plan = plan, planner.halved({"batch": 30}, plan)
+    assert factors == [(30, 15, 1), (30, 5, 3), (30, 1, 15)]
+    assert last.preferred.deepspeed["gradient_accumulation_steps"] == 15

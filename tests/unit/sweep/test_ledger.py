@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 from orchestrator.storage import LocalStore
-from orchestrator.sweep.ledger import CHANGED, ENDED, LEDGER, RUNG, SWEEP, TRIAL, Ledger, State
+from orchestrator.sweep.ledger import CHANGED, ENDED, HALVED, LEDGER, RUNG, SWEEP, TRIAL, Ledger, State
 
 
 def written(folder: Path) -> Ledger:
@@ -17,6 +17,7 @@ def written(folder: Path) -> Ledger:
     ledger.write(TRIAL, number=1, values={"batch": 16}, overrides=["batch=16"])
     ledger.write(ENDED, number=0, state="finished", metrics={"loss": math.nan}, seconds=1.5)
     ledger.write(CHANGED, number=1, at=1, source=0, values={"batch": 9}, overrides=["batch=9"])
+    ledger.write(HALVED, number=1, micro_batch=4)
     ledger.write(ENDED, number=1, state="failed", metrics={}, seconds=0.1, error="ValueError: no")
     return ledger
 
@@ -29,7 +30,7 @@ def test_another_reader_reads_what_was_written(tmp_path: Path) -> None:
     assert (first.state, first.seed, first.at, first.seconds) == (State.finished, 3, 1, 1.5)
     assert math.isnan(first.metrics["loss"])
     assert (second.state, second.error, second.values) == (State.failed, "ValueError: no", {"batch": 9})
-    assert (second.version, second.sources) == (1, [0])
+    assert (second.version, second.sources, second.micro_batch) == (1, [0], 4)
     assert again.unfinished == []
 
 
