@@ -35,6 +35,8 @@ SWITCH_ADDRESS, LAPTOP_NUMBER = f"{NETWORK}.254", 100
 HOME = Path("/home/host")
 """Every host's home. Not /root: a Python may be installed there."""
 KEY = HOME / ".ssh/id_ed25519"
+OWN_FOLDERS = ("/tmp", "/var/tmp", "/run", "/home", "/dev/shm")
+"""Every host has its own. What all need of those here, such as a project that was cloned there, is shared."""
 PROGRAMS = ("ip", "sshd", "ssh-keygen", "nsenter")
 PATH = f"{sys.base_prefix}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 LAPTOP_PATH = f"{sys.prefix}/bin:{PATH}"
@@ -212,7 +214,8 @@ class Hosts:
     def _start(self, name: str, number: int, *, kind: str, path: str) -> Host:
         needed = [str(ROOT), sys.prefix, sys.base_prefix, "/usr"]
         settings = {"kind": kind, "name": name, "home": str(HOME), "path": path}
-        pid = self._start_first(name, {**settings, "needed": needed, "shared": self._shared})
+        hidden = [path for path in needed if any(Path(path).is_relative_to(folder) for folder in OWN_FOLDERS)]
+        pid = self._start_first(name, {**settings, "needed": needed, "shared": [*self._shared, *hidden]})
         address = f"{NETWORK}.{number}"
         self._on_switch("link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", str(pid))
         self._on_switch("link", "set", name, "master", "switch", "up")
