@@ -55,7 +55,7 @@ def cluster_here() -> Record:
     if found is None:
         raise MachineError(
             "No cluster is up on this machine to take jobs.",
-            "Start one: orchestrator up. Or name one on other machines: --cluster cluster.yaml",
+            "Start one: orchestrator up. One on other machines: submit --cluster FILE, or cluster exec on its head.",
         )
     return found
 
