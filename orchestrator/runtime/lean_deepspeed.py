@@ -1,13 +1,16 @@
-"""DeepSpeed without MLflow, which its autotuner would import: that took longer than all the rest of it.
+"""DeepSpeed without what a training does not need of it, which took longer to import than all the rest.
 
-Nothing of ours starts the autotuner, which does without MLflow where there is none.
+That is MLflow for its autotuner, which nothing of ours starts and which does without where there is none, and torch's
+compiler for its Muon optimizer, which ZeRO imports whatever the optimizer.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 
 @contextlib.contextmanager
@@ -23,5 +26,33 @@ def _absent(module: str) -> Iterator[None]:
         del sys.modules[module]
 
 
+def _compiled_when_called() -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Stands for a decorator that compiles a function where it is written."""
+
+    def decorator(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.cache
+        def compiled() -> Callable[..., Any]:
+            import torch
+
+            return torch.compile(function)
+
+        @functools.wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return compiled()(*args, **kwargs)
+
+        return call
+
+    return decorator
+
+
 with _absent("mlflow"):
     import deepspeed as deepspeed
+
+from deepspeed.runtime import compiler as _compiler  # noqa: E402  DeepSpeed is there from here on
+
+_compile = _compiler.compile
+_compiler.compile = _compiled_when_called
+try:
+    import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401
+finally:
+    _compiler.compile = _compile

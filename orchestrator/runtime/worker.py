@@ -48,9 +48,7 @@ def train(ctx: WorkerContext) -> None:
     check_precision(spec.precision.name, device)
     bound = targets.bind(plan.spec, project=Path(ctx.launch.project))
     task: Task = bound.task(KEPT.data(plan.spec["data"], bound.data) if ctx.launch.keeps_data else None)
-    # Workers that take several trainings import the compiler once: then none of them has to, whatever its strategy.
-    wanted = spec.job.compile or ctx.launch.keeps_data
-    compiler = contextlib.nullcontext() if wanted else idle_compiler.out_of_the_way()
+    compiler = contextlib.nullcontext() if spec.job.compile else idle_compiler.out_of_the_way()
     with compiler, _watching_system(ctx, spec), swapped.own_folder(row, ctx.launch, ctx.rank) as row:
         _train(ctx, plan, spec, row, task, device)
 

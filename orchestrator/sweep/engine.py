@@ -241,7 +241,8 @@ def carry_out(record: SweepRecord) -> None:
         conductor.ledger.write(SWEEP, state="failed", message=_told(error))
         raise
     state = "failed" if conductor.fatal else "stopped" if reason == ASKED and conductor.is_incomplete else "finished"
-    conductor.ledger.write(SWEEP, state=state, message=reason)
+    # The reason that a last trial gave may have come after the scheduler had looked for one.
+    conductor.ledger.write(SWEEP, state=state, message=conductor.fatal or reason)
 
 
 def _tune(conductor: Conductor) -> str:

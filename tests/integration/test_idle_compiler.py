@@ -47,6 +47,14 @@ import torch._dynamo.utils, torch._dynamo.external_utils
 assert torch._dynamo.utils.counters is counters is sys.modules['torch._dynamo.utils'].counters
 assert sys.modules['torch._dynamo'].external_utils is torch._dynamo.external_utils
 """,
+    "DeepSpeed's ZeRO": """
+from orchestrator.runtime import lean_deepspeed
+from deepspeed.runtime.zero.muon.original_muon import zeropower_via_newtonschulz5
+from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
+from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
+assert "torch._inductor" not in sys.modules
+assert not hasattr(sys.modules["torch._dynamo"], "__file__")
+""",
     "something is compiled": "assert torch.compile(lambda x: x + 1, backend='eager')(torch.ones(1)).item() == 2",
     "its settings": "assert torch._dynamo.config.recompile_limit; assert torch._dynamo.__file__",
     "a decorator": """

@@ -205,7 +205,7 @@ def test_a_name_in_use_with_another_space(ray_address: str) -> None:
 
 
 def test_memory_of_warm_workers_does_not_grow(ray_address: str) -> None:
-    """Fifty trials in one worker, under strategies in turn."""
+    """Fifty trials in one worker, under strategies in turn, each of which imports parts of torch of its own."""
     record_, definition = begin(
         ray_address,
         "memory",
@@ -213,8 +213,8 @@ def test_memory_of_warm_workers_does_not_grow(ray_address: str) -> None:
         "job.epochs=1",
         "job.steps=null",
         "model.width=8",
-        "strategy=ddp,zero2",
         "job.seed=range(0,26)",
+        "strategy=ddp,zero2",
         "sweep.max_concurrent=1",
     )
     held: dict[int, int] = {}
