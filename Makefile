@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 RUN    := $(VENV)/.installed-run
 DEV    := $(VENV)/.installed-dev
 
-.PHONY: help setup demo unit test hosts lint tools format bench recipes matrix outages wheel clean
+.PHONY: help setup demo unit test hosts saturation lint tools format bench recipes matrix outages wheel clean
 
 help:            ## Show what there is to make
 	@grep -hE '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -36,6 +36,9 @@ test: lint tools ## Everything CI checks: lint, types, tests on this machine
 
 hosts: $(DEV) tools  ## Tests on several hosts, which are network namespaces of this machine (needs root)
 	$(BIN)/python -m pytest -q tests/cluster
+
+saturation: $(DEV) tools  ## Three hosts whose CPUs are busy for ten minutes: none of them is given up (needs root)
+	$(BIN)/python -m tests.cluster.saturation 10
 
 lint: $(DEV)     ## ruff and mypy
 	$(BIN)/ruff check .

@@ -18,7 +18,6 @@ from orchestrator.errors import ConfigError, OrchestratorError
 
 if TYPE_CHECKING:
     from orchestrator.cli.options import ConfigArgs
-    from orchestrator.submit.package import Package
 
 INCOMING = ".orchestrator/incoming"
 OPTION = "--cluster"
@@ -48,18 +47,31 @@ def submit(
     cluster_file: str, config: ConfigArgs, plan_file: str | None, run_id: str | None, *, wait: bool, upload_limit: str
 ) -> int:
     """Send the project to the head, and submit it there under an id that is chosen here."""
-    from orchestrator.cli.submitting import pack
     from orchestrator.tracking.runs import new_id
 
+    _refuse_config_dir(config)
+    job, storage = _job_and_storage(config, plan_file)
+    words = ["submit", "--id", run_id or new_id(job), "--upload-limit", upload_limit, *(["--wait"] if wait else [])]
+    return _send(cluster_file, config, storage, plan_file, words, upload_limit)
+
+
+def sweep(
+    cluster_file: str, config: ConfigArgs, name: str | None, *, dry_run: bool, wait: bool, upload_limit: str
+) -> int:
+    """Send the project to the head, and submit a sweep there under a name that is chosen here; or only plan it."""
+    from orchestrator.sweep.definition import define
+    from orchestrator.tracking.runs import new_id
+
+    _refuse_config_dir(config)
+    spec = define(config.overrides, config.config_name).spec
+    words = ["sweep", "--name", name or new_id(f"{spec.job.name}-sweep"), "--upload-limit", upload_limit]
+    words += [*(["--dry-run"] if dry_run else ["--submit"]), *(["--wait"] if wait else [])]
+    return _send(cluster_file, config, paths.absolute(spec.storage.path), None, words, upload_limit)
+
+
+def _refuse_config_dir(config: ConfigArgs) -> None:
     if config.config_dir:
         raise ConfigError("--config-dir stays on this machine.", "Put it into the project, as conf/.")
-    job, storage = _job_and_storage(config, plan_file)
-    packed = pack(storage, upload_limit)
-    words = ["submit", "--id", run_id or new_id(job), "--upload-limit", upload_limit]
-    words += ["--wait"] if wait else []
-    words += ["--json"] if config.json else []
-    words += ["--config-name", config.config_name] if config.config_name != "config" else []
-    return _send(cluster_file, packed, plan_file, [*words, *config.overrides])
 
 
 def _job_and_storage(config: ConfigArgs, plan_file: str | None) -> tuple[str, str]:
@@ -73,16 +85,24 @@ def _job_and_storage(config: ConfigArgs, plan_file: str | None) -> tuple[str, st
     return spec.job.name, paths.absolute(spec.storage.path)
 
 
-def _send(cluster_file: str, packed: Package, plan_file: str | None, words: list[str]) -> int:
+def _send(
+    cluster_file: str, config: ConfigArgs, storage: str, plan_file: str | None, words: list[str], upload_limit: str
+) -> int:
+    """Send the project, and run a command in it on the head; its exit code."""
     from orchestrator.cli.cluster_up import connected
+    from orchestrator.cli.submitting import pack
 
+    packed = pack(storage, upload_limit)
+    words += ["--json"] if config.json else []
+    words += ["--config-name", config.config_name] if config.config_name != "config" else []
+    words += config.overrides
     folder = f"{INCOMING}/{secrets.token_hex(8)}"
     with connected(cluster_file) as cluster, tempfile.TemporaryDirectory(prefix="orchestrator-package-") as scratch:
         package = Path(scratch) / f"{packed.digest}.zip"
         packed.write(package)
         if plan_file:
             (Path(scratch) / "plan.json").write_bytes(Path(plan_file).read_bytes())
-            words = [*words, "--plan", "plan.json"]
+            words += ["--plan", "plan.json"]
         cluster.send(Path(scratch), f"~/{folder}")
         return cluster.execute(["python", "-P", "-m", "orchestrator.cli.remote", folder, packed.digest, *words])
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from orchestrator.cli import looking
 from orchestrator.cli.options import ConfigArgs, config_options, json_option, traceback_option, verbose_option
-from orchestrator.cli.submit import limit_option, wait_option
+from orchestrator.cli.submit import cluster_option, limit_option, wait_option
 from orchestrator.errors import ConfigError, PlanError
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def sweep(context: click.Context) -> None:
     orchestrator sweep job=digits optimizer.lr='tag(log,interval(1e-4,1e-1))' sweep.scheduler=asha
     orchestrator sweep --dry-run ...        the trials, or the space and first samples
     orchestrator sweep --submit ...         on the cluster that is up, while nobody waits
+    orchestrator sweep --cluster FILE ...   the same on the cluster in this cluster.yaml, from a machine outside it
     orchestrator sweep best last            the best trial, and how to train it in full
 
     Ctrl-C saves and stops; a second one stops at once.
@@ -76,8 +78,17 @@ def sweep(context: click.Context) -> None:
 )
 @wait_option
 @limit_option
+@cluster_option
 @config_options
-def start(config: ConfigArgs, name: str | None, dry_run: bool, submit: bool, wait: bool, upload_limit: str) -> None:
+def start(
+    config: ConfigArgs,
+    name: str | None,
+    dry_run: bool,
+    submit: bool,
+    wait: bool,
+    upload_limit: str,
+    cluster_file: str | None,
+) -> None:
     """Search over settings."""
     if config.handled_show():
         return
@@ -88,6 +99,10 @@ def start(config: ConfigArgs, name: str | None, dry_run: bool, submit: bool, wai
 
     if name is not None:
         records.check_name(name)
+    if cluster_file:
+        from orchestrator.cli import remote
+
+        sys.exit(remote.sweep(cluster_file, config, name, dry_run=dry_run, wait=wait, upload_limit=upload_limit))
     if submit and not dry_run:
         from orchestrator.cli import sweep_submitting
 
@@ -121,11 +136,13 @@ def _carry_out(record: SweepRecord, definition: Definition, *, as_json: bool) ->
 
 
 @sweep.command("list")
+@cluster_option
 @storage_option
 @json_option
 @traceback_option
-def list_sweeps(storage: str, json: bool) -> None:
+def list_sweeps(storage: str, cluster_file: str | None, json: bool) -> None:
     """List sweeps, newest first."""
+    looking.on_the_head(cluster_file)
     from orchestrator.cli.runs_report import table
     from orchestrator.cli.sweep_view import as_data
     from orchestrator.sweep import record as records
@@ -162,11 +179,13 @@ def status(report: Report) -> str:
 
 @sweep.command()
 @click.argument("name", shell_complete=complete_sweeps)
+@cluster_option
 @storage_option
 @json_option
 @traceback_option
-def show(name: str, storage: str, json: bool) -> None:
+def show(name: str, storage: str, cluster_file: str | None, json: bool) -> None:
     """Tell all about one sweep and its trials. NAME may be a unique beginning of it, or `last`."""
+    looking.on_the_head(cluster_file)
     from orchestrator.cli.sweep_view import as_data, details, trial_data
 
     report = _report(storage, name)
@@ -180,11 +199,13 @@ def show(name: str, storage: str, json: bool) -> None:
 
 @sweep.command()
 @click.argument("name", shell_complete=complete_sweeps)
+@cluster_option
 @storage_option
 @json_option
 @traceback_option
-def best(name: str, storage: str, json: bool) -> None:
+def best(name: str, storage: str, cluster_file: str | None, json: bool) -> None:
     """Print the best trial's overrides, and the command that trains it in full; of several objectives the front."""
+    looking.on_the_head(cluster_file)
     from orchestrator.cli.sweep_view import trial_data
 
     report = _report(storage, name)
@@ -214,14 +235,16 @@ def command(report: Report, number: int) -> str:
 
 @sweep.command()
 @click.argument("name", shell_complete=complete_sweeps)
+@cluster_option
 @storage_option
 @json_option
 @verbose_option
-def resume(name: str, storage: str, json: bool, verbose: bool) -> None:
+def resume(name: str, storage: str, cluster_file: str | None, json: bool, verbose: bool) -> None:
     """Go on with a sweep: what is done stays done, what was under way goes on from its checkpoints.
 
     One that was submitted is handed to the cluster again.
     """
+    looking.on_the_head(cluster_file)
     from orchestrator.runtime import preflight
     from orchestrator.submit.record import load as load_job
     from orchestrator.sweep import record as records
@@ -239,10 +262,12 @@ def resume(name: str, storage: str, json: bool, verbose: bool) -> None:
 
 @sweep.command()
 @click.argument("name", shell_complete=complete_sweeps)
+@cluster_option
 @storage_option
 @traceback_option
-def stop(name: str, storage: str) -> None:
+def stop(name: str, storage: str, cluster_file: str | None) -> None:
     """Ask a sweep to save and stop."""
+    looking.on_the_head(cluster_file)
     from orchestrator.sweep import driver
     from orchestrator.sweep import record as records
 

@@ -19,9 +19,9 @@ from orchestrator.plan.types import Choice, Plan
 
 COST: Mapping[StrategyName, float] = {
     StrategyName.ddp: 1.0,
-    StrategyName.zero1: 1.3,
-    StrategyName.zero2: 1.4,
-    StrategyName.zero3: 1.7,
+    StrategyName.zero1: 1.2,
+    StrategyName.zero2: 1.25,
+    StrategyName.zero3: 2.7,
     StrategyName.zero2_offload: 3.0,
     StrategyName.zero3_offload: 4.0,
     StrategyName.zero3_nvme: 8.0,

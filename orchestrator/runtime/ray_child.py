@@ -6,7 +6,9 @@ for machines that are not there. What comes of it stands in the report; the outp
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import sys
 import time
 import traceback
@@ -19,7 +21,7 @@ from orchestrator.errors import MachineError
 from orchestrator.plan.inventory import Inventory
 from orchestrator.plan.misfit import Misfit, hint
 from orchestrator.plan.types import WorkerResources
-from orchestrator.runtime import ray_gang, ray_holders, ray_session, ray_watch
+from orchestrator.runtime import head_watch, ray_gang, ray_holders, ray_session, ray_watch
 from orchestrator.runtime.context import Launch
 from orchestrator.runtime.launcher import read_launch
 from orchestrator.runtime.ray_launcher import Reporter
@@ -32,11 +34,16 @@ SETTLE_S = 3.0
 
 
 class Child:
-    """Carries attempts out, at an address of Ray or on a Ray of our own."""
+    """Carries attempts out, at an address of Ray or on a Ray of our own.
 
-    def __init__(self, address: str, reporter: Reporter) -> None:
+    A process whose own Ray is gone ends, for the launcher starts another with another Ray.
+    """
+
+    def __init__(self, address: str, reporter: Reporter, around: contextlib.ExitStack) -> None:
         self._address = address
         self._reporter = reporter
+        self._around = around
+        self._watch: head_watch.HeadWatch | None = None
         self._connected = False
 
     def carry_out(self, launch: Launch, resources: WorkerResources, *, patient: bool) -> None:
@@ -51,6 +58,8 @@ class Child:
             traceback.print_exception(bug)
             self._reporter.tell(ended=ray_session.first_line(bug))
         else:
+            if error and self._watch:
+                self._watch.check()
             self._reporter.tell(ended=error)
 
     def _connect(self, launch: Launch, resources: WorkerResources, *, patient: bool) -> None:
@@ -63,6 +72,8 @@ class Child:
                     raise
                 self._reporter.tell(waits_for=_as_data(error))
                 time.sleep(LOOK_S)
+        if not self._address and not self._watch:
+            self._watch = self._around.enter_context(head_watch.watched(_end, own=True))
 
     def _train(self, launch: Launch, resources: WorkerResources, *, patient: bool) -> str:
         """Run a gang; one that could not start is placed anew, since nodes may have gone meanwhile."""
@@ -121,13 +132,25 @@ def _as_data(error: MachineError) -> dict[str, str]:
     return {"message": error.message, "hint": error.hint}
 
 
+def _end(reason: str) -> None:
+    """At once, and with all that is left of the Ray: its own way out waits for what is gone."""
+    import psutil
+
+    print(reason, flush=True)
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    os._exit(1)
+
+
 def main(folder: str, address: str) -> int:
     """Follow orders until there are no more."""
-    child = Child(address, Reporter(Path(folder)))
-    for line in sys.stdin:
-        order = json.loads(line)
-        launch, resources = read_launch(order["launch"])
-        child.carry_out(launch, resources, patient=order["patient"])
+    with contextlib.ExitStack() as around:
+        child = Child(address, Reporter(Path(folder)), around)
+        for line in sys.stdin:
+            order = json.loads(line)
+            launch, resources = read_launch(order["launch"])
+            child.carry_out(launch, resources, patient=order["patient"])
     return 0
 
 

@@ -20,10 +20,9 @@ from orchestrator import paths
 from orchestrator.config.schema import JobSpec, SchedulerName
 from orchestrator.errors import StorageError
 from orchestrator.plan.types import Plan, WorkerResources
-from orchestrator.runtime import ray_session
+from orchestrator.runtime import head_watch, ray_session
 from orchestrator.runtime.context import Launch
 from orchestrator.storage import open_store
-from orchestrator.sweep import head_watch
 from orchestrator.sweep.ledger import State
 from orchestrator.sweep.schedulers import make_scheduler, tune_id
 from orchestrator.sweep.trainable import AT, ENDED, FAILED, INTERRUPTED, METRIC, MICRO_BATCH, SECONDS, STEP, WarmTrial

@@ -45,7 +45,7 @@ class Laptop:
 
     def command(self, verb: str, *words: str) -> list[str]:
         """As it is typed."""
-        return [str(ORCHESTRATOR), verb, "--cluster", str(self.person.file), *words]
+        return [str(ORCHESTRATOR), *verb.split(), "--cluster", str(self.person.file), *words]
 
     def gets(self, verb: str, *words: str, timeout: float = 200) -> str:
         """Run a verb that has to work."""

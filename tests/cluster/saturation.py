@@ -1,4 +1,4 @@
-"""Whether busy machines are taken for dead: `python -m tests.cluster.saturation MINUTES`, as root.
+"""Whether busy machines are taken for dead: `make saturation`, as root.
 
 Starts a cluster of three hosts, and on each of them twice as many programs as there are CPUs that do nothing but count.
 Prints what the head says of the machines all the while; exit code 1: it gave up a healthy one.

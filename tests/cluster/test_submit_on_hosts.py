@@ -69,6 +69,21 @@ def test_a_job_is_stopped_resumed_elsewhere_and_done_once_more(laptop: Laptop) -
     assert "more stopped" in follower.communicate(timeout=60)[1]
 
 
+@pytest.mark.timeout(400)
+def test_a_sweep_of_trials_over_two_hosts(laptop: Laptop) -> None:
+    words = ("job=diabetes", "job.epochs=1", "optimizer.lr=1e-3,1e-2,1e-1,1", *TWO_HOSTS, *laptop.storage)
+    there = ("--storage", f"{laptop.shared}/runs")
+    shown = json.loads(laptop.gets("sweep", "--dry-run", "--json", *words))
+    assert shown["at_once"] == 2, "there are four hosts"
+    laptop.gets("sweep", "--name", "rates", "--wait", *words)
+    told = json.loads(laptop.gets("sweep show", "rates", *there, "--json"))
+    assert [trial["state"] for trial in told["trials"]] == ["finished"] * 4
+    hosts = [laptop.hosts_of(f"rates/trials/rates-{number:04}", 1) for number in range(4)]
+    assert [len(each) for each in hosts] == [2] * 4
+    assert "optimizer.lr=" in laptop.gets("sweep best", "rates", *there)
+    assert laptop.says("sweep", "--name", "rates", *words[:-1], "optimizer.lr=1,2").returncode == 2
+
+
 @pytest.mark.timeout(300)
 def test_errors_come_home(laptop: Laptop) -> None:
     done = laptop.says("stop", "nothing")

@@ -10,7 +10,9 @@ import psutil
 import pytest
 
 from orchestrator.environment import quiet_telemetry
+from orchestrator.runtime import torchrun
 from orchestrator.tracking.store import prepare, resolve_uri
+from tests.integration.nursery import Nursery
 from tests.integration.recording import MlflowService, free_port, mlflow_server, running
 
 quiet_telemetry(os.environ)
@@ -26,6 +28,19 @@ def ray_address() -> Iterator[str]:
     )
     yield cluster.address
     cluster.shutdown()
+
+
+@pytest.fixture(scope="session")
+def nursery() -> Iterator[Nursery]:
+    nursery = Nursery()
+    yield nursery
+    nursery.close()
+
+
+@pytest.fixture
+def forked_workers(nursery: Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers of `cluster=torchrun` begin with everything imported: for tests of what they compute."""
+    monkeypatch.setattr(torchrun, "start_child", nursery.start_child)
 
 
 @pytest.fixture

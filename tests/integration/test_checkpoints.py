@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -23,10 +24,13 @@ from orchestrator.plan.types import Plan
 from orchestrator.runtime.catalog import Catalog
 from orchestrator.runtime.context import Launch
 from orchestrator.runtime.sampler import permutation
+from orchestrator.runtime.torchrun import TorchrunLauncher
 from orchestrator.storage import LocalStore
 from orchestrator.tracking import events
 from tests.integration.cuts import STRATEGIES, difference_after_kill, make_project, mixed, state_of
 from tests.integration.training import carry_out
+
+pytestmark = pytest.mark.usefixtures("forked_workers")
 
 
 @pytest.fixture(autouse=True)
@@ -54,20 +58,19 @@ def attempt(root: Path, plan: Plan, number: int, workers: int, entry: str = "", 
         plan=plan.to_dict(),
         **options,
     )
-    file = root / "launch.json"
     root.mkdir(exist_ok=True)
-    resources = dataclasses.asdict(plan.resources)
-    file.write_text(json.dumps({"launch": dataclasses.asdict(launch), "resources": resources}))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(workers)]
-    done = subprocess.run(
-        [*command, "-m", "orchestrator.runtime.torchrun", str(file)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-        capture_output=True,
-        text=True,
-        timeout=180,
-    )
-    logs = "".join(path.read_text() for path in sorted((root / paths.LOGS).iterdir()))
-    assert done.returncode == 0, done.stderr[-2000:] + logs[-4000:]
+    launcher = TorchrunLauncher()
+    try:
+        with mock.patch.dict(os.environ, environment):
+            launcher.start(launch, plan.resources)
+        deadline = time.monotonic() + 180
+        while (ended := launcher.poll()) is None:
+            assert time.monotonic() < deadline, "it took too long"
+            time.sleep(0.05)
+        logs = "".join(path.read_text()[-4000:] for path in sorted((root / paths.LOGS).iterdir()))
+        assert not ended.error, ended.error + logs
+    finally:
+        launcher.close()
 
 
 RESHARDED = {

@@ -23,6 +23,8 @@ from orchestrator.tracking.runs import Status
 from tests.integration.training import Recorder, carry_out, curve, plain_curve, plan_of
 from tests.unit.data import makers
 
+pytestmark = pytest.mark.usefixtures("forked_workers")
+
 TABLE = ["job=table", "data.target=price", "model.numbers=1", "model.categories=[4]", "model.width=16"]
 PHOTOS = ["job=photos", "data.size=16", "model.classes=2", "model.width=8", "data.shift=2", "data.val_fraction=0.2"]
 SPEECH = ["data.rate=8000", "data.bands=20", "model.bands=20", "model.width=16", "model.blocks=1"]

@@ -145,6 +145,28 @@ def test_a_worker_that_is_killed_costs_a_restart_and_nothing_of_the_curve(kind: 
     print(f"{kind}: training again after {seconds_lost(record, view.at, 2):.1f} s")
 
 
+@pytest.mark.parametrize("service", ["gcs_server", "raylet"])
+def test_a_run_whose_own_ray_goes_down_starts_another(service: str) -> None:
+    plan = plan_of(*overrides("cluster.workers=1", steps=300))
+
+    old: list[psutil.Process] = []
+
+    def kill() -> float:
+        old.extend(psutil.Process().children(recursive=True))
+        (process,) = [each for each in old if each.name() == service]
+        process.kill()
+        return time.time()
+
+    view = Once(events.CHECKPOINT, 10, kill)
+    record = carry_out(plan, view, RayLauncher(None))
+    assert record.status is Status.finished
+    assert [attempt.status for attempt in record.attempts] == [Status.failed, Status.finished]
+    assert "does not answer any more" in record.attempts[0].error
+    assert not [each for each in old if each.is_running()], "nothing of the first Ray goes on beside the second"
+    assert record.attempts[1].first_step == restarts(record)[0].step
+    assert seconds_lost(record, view.at, 2) < 60, "nobody waited for a Ray that does not come back"
+
+
 # --- nodes -----------------------------------------------------------------------------------------------------------
 
 

@@ -11,6 +11,8 @@ from orchestrator.cli.main import main
 from orchestrator.tracking.runs import RunRecord
 from tests.integration.training import carry_out, plan_of
 
+pytestmark = pytest.mark.usefixtures("forked_workers")
+
 OVERRIDES = ("job=digits", "job.epochs=2", "cluster=torchrun", "cluster.workers=2", "strategy=zero3")
 
 

@@ -20,6 +20,8 @@ from orchestrator.models.evaluate import evaluate
 from orchestrator.tracking.runs import RunRecord
 from tests.integration.training import carry_out, curve, plan_of
 
+pytestmark = pytest.mark.usefixtures("forked_workers")
+
 CODE = """
 import torch
 from torch import nn

@@ -24,6 +24,8 @@ from orchestrator.tracking.runs import RunRecord, Status
 from tests.integration.training import Recorder, carry_out, curve, plan_of, spec_of
 from tests.unit import test_storage
 
+pytestmark = pytest.mark.usefixtures("forked_workers")
+
 SMALL = [
     "job=digits",
     "model.width=8",

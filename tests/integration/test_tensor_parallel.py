@@ -18,6 +18,8 @@ from orchestrator.tracking import events, runs
 from orchestrator.tracking.runs import RunRecord, Status
 from tests.integration.training import Recorder, carry_out, curve, go_on, plain_curve, plan_of, spec_of
 
+pytestmark = pytest.mark.usefixtures("forked_workers")
+
 GPT = [
     "job=causal_lm",
     "model.width=32",

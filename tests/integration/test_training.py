@@ -21,6 +21,8 @@ from orchestrator.tracking.events import Event
 from orchestrator.tracking.runs import Status
 from tests.integration.training import Recorder, carry_out, curve, go_on, plain_curve, plan_of, spec_of
 
+pytestmark = pytest.mark.usefixtures("forked_workers")
+
 DIGITS = [
     "job=digits",
     "model.width=8",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 
-from orchestrator.sweep.head_watch import HeadWatch
+from orchestrator.runtime.head_watch import HeadWatch
 
 
 def test_told_once_nobody_has_answered_for_long_enough() -> None:
@@ -21,5 +21,18 @@ def test_told_once_nobody_has_answered_for_long_enough() -> None:
     assert told == []
     now[0] = 23.0
     watch.look()
-    head.close()
     assert told == [f"Ray on this machine does not answer any more at 127.0.0.1:{doors['node'][1]}."]
+    watch.check()
+    assert len(told) == 2
+    head.close()
+
+
+def test_asked_for_a_reason_it_tells_at_once() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        door = head.getsockname()
+        told: list[str] = []
+        watch = HeadWatch({"head": door}, 3.0, told.append)
+        watch.check()
+        assert told == []
+    watch.check()
+    assert told == [f"The head of Ray does not answer any more at 127.0.0.1:{door[1]}."]

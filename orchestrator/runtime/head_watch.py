@@ -1,4 +1,4 @@
-"""Whether Ray still stands. Ray Tune waits without end for one that is gone, so somebody has to look.
+"""Whether Ray still stands: Ray Tune waits without end for one that is gone, and others for long, so somebody looks.
 
 A process that lives but has no time is not taken for dead: the system answers a knock at its door for it.
 """
@@ -21,11 +21,11 @@ DOORS = {"head": "The head of Ray", "node": "Ray on this machine"}
 
 
 @contextlib.contextmanager
-def watched(lost: Callable[[str], None], *, own: bool) -> Iterator[None]:
-    """Look at the Ray that this process has joined for the time of a block; `lost` is told once what is gone."""
+def watched(lost: Callable[[str], None], *, own: bool) -> Iterator[HeadWatch]:
+    """Look at the Ray that this process has joined for the time of a block; `lost` is told what is gone."""
     watch = HeadWatch(_doors(), OWN_S if own else CLUSTER_S, lost)
     with ray_watch.repeated(watch.look, LOOK_S):
-        yield
+        yield watch
 
 
 def _doors() -> dict[str, tuple[str, int]]:
@@ -54,11 +54,18 @@ class HeadWatch:
         self._answered = dict.fromkeys(doors, clock())
 
     def look(self) -> None:
-        """Knock at each door."""
+        """Knock at each door; tell of one at which nobody has answered for too long."""
+        self._knock(self._patience)
+
+    def check(self) -> None:
+        """Tell now of a door at which nobody answers: something has happened for which that is the reason."""
+        self._knock(0.0)
+
+    def _knock(self, patience_s: float) -> None:
         for name, door in self._doors.items():
             if _opens(door):
                 self._answered[name] = self._clock()
-            elif self._clock() - self._answered[name] >= self._patience:
+            elif self._clock() - self._answered[name] >= patience_s:
                 self._lost(f"{DOORS[name]} does not answer any more at {door[0]}:{door[1]}.")
                 return
 
