@@ -65,7 +65,7 @@ def sweep(
     _refuse_config_dir(config)
     spec = define(config.overrides, config.config_name).spec
     words = ["sweep", "--name", name or new_id(f"{spec.job.name}-sweep"), "--upload-limit", upload_limit]
-    words += [*(["--dry-run"] if dry_run else ["--submit"]), *(["--wait"] if wait else [])]
+    words += ["--submit", *(["--dry-run"] if dry_run else []), *(["--wait"] if wait else [])]
     return _send(cluster_file, config, paths.absolute(spec.storage.path), None, words, upload_limit)
 
 

@@ -103,7 +103,11 @@ def start(
         from orchestrator.cli import remote
 
         sys.exit(remote.sweep(cluster_file, config, name, dry_run=dry_run, wait=wait, upload_limit=upload_limit))
-    if submit and not dry_run:
+    if submit and dry_run:
+        from orchestrator.cli import submitting
+
+        config = submitting.for_cluster(config)
+    elif submit:
         from orchestrator.cli import sweep_submitting
 
         handed = sweep_submitting.hand_in(config, name, upload_limit)
