@@ -1,9 +1,12 @@
-"""Epochs that ASHA trains until it has the loss that random search has after training every trial in full."""
+"""Epochs that ASHA trains until it has the loss that random search has after training every trial in full, and the loss
+that it has after a third of those epochs.
+"""
 
 from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.harness import Measurement, Result, run
@@ -35,10 +38,10 @@ def carry_out(name: str, overrides: list[str], folder: Path) -> Book:
     return book
 
 
-def until(book: Book, goal: float) -> Measurement:
-    """Epochs trained until the best loss was at most `goal`, infinite if it never was; and in all."""
+def history(book: Book) -> Iterator[tuple[float, float]]:
+    """After each rung: epochs trained by all trials so far, and the best loss so far."""
     trained: dict[int, float] = {}
-    best, reached = math.inf, math.inf
+    best = math.inf
     for entry in book.order:
         if entry["kind"] not in (RUNG, ENDED):
             continue
@@ -46,17 +49,30 @@ def until(book: Book, goal: float) -> Measurement:
         if entry["kind"] == ENDED and entry["state"] == "finished":
             trained[entry["number"]] = EPOCHS
         best = min(best, metrics_from(entry["metrics"]).get("loss", math.inf))
-        if best <= goal and math.isinf(reached):
-            reached = sum(trained.values())
-    return {"epochs": reached, "loss": best, "all_epochs": sum(trained.values())}
+        yield sum(trained.values()), best
+
+
+def full(book: Book) -> Measurement:
+    """Random search, to its end."""
+    epochs, loss = list(history(book))[-1]
+    return {"epochs": epochs, "loss": loss}
+
+
+def pruned(book: Book, other: Measurement) -> Measurement:
+    """Epochs until it was as good as the other search, or infinity; and its loss after a third of what that trained."""
+    told = list(history(book))
+    return {
+        "epochs": next((epochs for epochs, loss in told if loss <= other["loss"]), math.inf),
+        "loss": [loss for epochs, loss in told if epochs <= other["epochs"] / 3][-1],
+        "all_epochs": told[-1][0],
+    }
 
 
 def seed(number: int, space: list[str], folder: Path) -> tuple[Measurement, Measurement]:
     """ASHA and random search, which begin with the same trials."""
     common = [*space, f"sweep.seed={number}", f"job.seed={number}"]
-    whole = until(carry_out("full", [*common, *FULL], folder / "full"), -math.inf)
-    pruned = until(carry_out("pruned", [*common, *PRUNED], folder / "pruned"), whole["loss"])
-    return pruned, {**whole, "epochs": whole["all_epochs"]}
+    whole = full(carry_out("full", [*common, *FULL], folder / "full"))
+    return pruned(carry_out("pruned", [*common, *PRUNED], folder / "pruned"), whole), whole
 
 
 def benchmark(pairs: int, folder: Path) -> list[Result]:
@@ -70,12 +86,21 @@ def benchmark(pairs: int, folder: Path) -> list[Result]:
             paired.append(pair)
         what = f"{name}: epochs of ASHA to the best loss of random search"
         result = Result(name=f"pruning-{name}", what=what, figure="epochs", target="<= 0.33", pairs=paired)
-        print(f"  {name}: ratio {_spread(result.ratios)}; best loss of ASHA {_spread([a['loss'] for a, _ in paired])}, "
-              f"of random search {_spread([b['loss'] for _, b in paired])}")  # fmt: skip
+        print(told(name, paired))
         results.append(result)
     return results
 
 
+def told(name: str, pairs: list[tuple[Measurement, Measurement]]) -> str:
+    """Mean and spread over the seeds."""
+    third, whole = ([side["loss"] for side in sides] for sides in zip(*pairs, strict=True))
+    ratios = [ratio for ours, other in pairs if math.isfinite(ratio := ours["epochs"] / other["epochs"])]
+    return (
+        f"  {name}: best loss of ASHA after a third of the epochs {_spread(third)}, of random search after all "
+        f"{_spread(whole)}; as good in {len(ratios)} of {len(pairs)}, after {_spread(ratios)} of the epochs"
+    )
+
+
 def _spread(values: list[float]) -> str:
-    spread = statistics.stdev(values) if len(values) > 1 and all(map(math.isfinite, values)) else math.nan
+    spread = statistics.stdev(values) if len(values) > 1 else math.nan
     return f"{statistics.mean(values):.4g} +- {spread:.2g}"
