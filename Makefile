@@ -45,7 +45,7 @@ lint: $(DEV)     ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-tools:           ## What tests need from Debian: strace; for several hosts also ip, sshd, rsync
+tools:           ## What tests need from Debian: strace; for several hosts also ip, sshd, rsync, podman
 	@tests/cluster/install-tools
 
 format: $(DEV)   ## Let ruff put the code in order

@@ -148,14 +148,20 @@ def validate(file: str, offline: bool, json: bool) -> None:
     """Check FILE and, over SSH, its machines: are they there, alike, and with room on their disks? Starts nothing."""
     with connected(file) as cluster:
         surveys = [] if offline else cluster.survey()
+    spec = cluster.spec
+    images = {address: spec.image.on(head=address == spec.head) for address in spec.machines} if spec.image else {}
     if json:
         machines: list[dict[str, Any]] = [dataclasses.asdict(survey) for survey in surveys]
-        click.echo(jsonlib.dumps({"name": cluster.spec.name, "machines": machines}, indent=2))
+        click.echo(jsonlib.dumps({"name": spec.name, "images": images, "machines": machines}, indent=2))
         return
-    click.echo(f"{file}: {cluster.spec.name} has a head and {len(cluster.spec.workers)} workers.")
+    inside = f", in {' and '.join(dict.fromkeys(images.values()))} by {spec.image.program}" if spec.image else ""
+    click.echo(f"{file}: {spec.name} has a head and {len(spec.workers)} workers{inside}.")
     for survey in surveys:
         room = ", ".join(f"{free / GIB:.0f} GiB free in {path}" for path, free in survey.free.items())
         click.echo(f"  {survey.address:<18}{survey.host:<14}Python {survey.python}, {room}")
+    if not offline:
+        for address in sorted(images.keys() - {survey.address for survey in surveys}):
+            click.echo(f"  {address:<18}{images[address]} is not there yet: `orchestrator cluster up` pulls it")
 
 
 def _to_json(spec: ClusterSpec, states: list[MachineState]) -> str:

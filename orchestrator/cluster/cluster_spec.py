@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from orchestrator.cluster import home
 from orchestrator.cluster.cluster_file import EVERY, OWN_KEY, load, mapping
@@ -37,6 +38,8 @@ RAYS_TOKEN = ".ray/auth_token"
 """Where Ray's own tools look for the token."""
 LISTEN = ("loopback", "network")
 DEFAULT_EXTRAS = ("node", "tracking", "jobs")
+CONTAINER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]+")
+Settings = TypeVar("Settings")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,6 +81,41 @@ class SshSettings:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ImageSettings:
+    """What stands under `docker`, with Ray's words and meaning: what all of a cluster runs in."""
+
+    image: str = ""
+    head_image: str = ""
+    worker_image: str = ""
+    container_name: str = ""
+    """Empty: orchestrator-NAME."""
+    pull_before_run: bool = True
+    """Ask the registry for a newer image each time a container is started, not only where there is none."""
+    run_options: tuple[str, ...] = ()
+    """Words of shell, behind our own."""
+    head_run_options: tuple[str, ...] = ()
+    worker_run_options: tuple[str, ...] = ()
+    use_podman: bool = False
+    disable_automatic_runtime_detection: bool = False
+    """Leave GPUs to `run_options`."""
+    disable_shm_size_detection: bool = False
+    """Leave shared memory to `run_options`: else it is the machine's."""
+
+    @property
+    def program(self) -> str:
+        """What starts containers."""
+        return "podman" if self.use_podman else "docker"
+
+    def on(self, *, head: bool) -> str:
+        """The image of a machine."""
+        return (self.head_image if head else self.worker_image) or self.image
+
+    def options(self, *, head: bool) -> tuple[str, ...]:
+        """The options of a machine, in Ray's order."""
+        return self.run_options + (self.head_run_options if head else self.worker_run_options)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ClusterSpec:
     """One cluster."""
 
@@ -89,6 +127,8 @@ class ClusterSpec:
     """The head's address as we reach it, where that is another one than the workers use."""
     ssh: SshSettings = field(default_factory=SshSettings)
     own: OwnSettings = field(default_factory=OwnSettings)
+    image: ImageSettings | None = None
+    """None: everything runs on the machines themselves."""
     resources: dict[str, dict[str, float]] = field(default_factory=dict)
     """By address: what the file says that a machine has."""
     commands: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -101,11 +141,15 @@ class ClusterSpec:
         """All addresses, the head's first."""
         return (self.head, *self.workers)
 
+    @property
+    def initialization(self) -> tuple[str, ...]:
+        """The commands that Ray runs on the machine itself, before it starts a container there."""
+        return self.commands.get("initialization_commands", ())
+
     def setup(self, address: str) -> tuple[str, ...]:
-        """The commands to run on a machine before Ray starts, in Ray's order."""
+        """The commands to run after those, where Ray will run, in Ray's order."""
         role = "head_setup_commands" if address == self.head else "worker_setup_commands"
-        names = ("initialization_commands", "setup_commands", role)
-        return tuple(command for name in names for command in self.commands.get(name, ()))
+        return self.commands.get("setup_commands", ()) + self.commands.get(role, ())
 
 
 def read(file: Path) -> ClusterSpec:
@@ -119,18 +163,16 @@ def read(file: Path) -> ClusterSpec:
             f"It starts machines that are there already (type: local). For clouds: ray up {file}.",
         )
     _check_keys(file, provider, PROVIDER_KEYS, "provider.")
-    if config.get("docker"):
-        raise ConfigError(
-            f"{file}: docker cannot be used here: it is left to Ray.", f"Leave it out, or: ray up {file}."
-        )
+    name = _name(file, config)
     spec = ClusterSpec(
         file=file,
-        name=_name(file, config),
+        name=name,
         head=_address(file, provider.get("head_ip"), "provider.head_ip"),
         head_outside=str(provider.get("external_head_ip") or ""),
         workers=_workers(file, provider),
         ssh=_ssh(file, config),
         own=_own(file, config),
+        image=_image(file, config, name),
         resources=_resources(file, provider),
         commands=_commands(file, config),
         mounts=_mounts(file, config),
@@ -188,14 +230,34 @@ def _ssh(file: Path, config: dict[str, Any]) -> SshSettings:
 def _own(file: Path, config: dict[str, Any]) -> OwnSettings:
     metadata = mapping(file, config.get("metadata") or {}, "metadata")
     where = f"metadata.{OURS}"
-    given = mapping(file, metadata.get(OURS) or {}, where)
-    kinds = {each.name: type(each.default) for each in dataclasses.fields(OwnSettings)}
-    _check_keys(file, given, tuple(kinds), f"{where}.")
-    values = {name: _value(file, f"{where}.{name}", value, kinds[name]) for name, value in given.items()}
-    own = OwnSettings(**values)
+    own = _settings(file, mapping(file, metadata.get(OURS) or {}, where), where, OwnSettings)
     if own.listen not in LISTEN:
         raise ConfigError(f"{file}: {where}.listen={own.listen} is not known.", f"Use one of: {', '.join(LISTEN)}.")
     return own
+
+
+def _image(file: Path, config: dict[str, Any], name: str) -> ImageSettings | None:
+    given = mapping(file, config.get("docker") or {}, "docker")
+    if not given:
+        return None
+    image = _settings(file, given, "docker", ImageSettings)
+    if not image.on(head=True) or not image.on(head=False):
+        raise ConfigError(
+            f"{file}: docker names no image for {'workers' if image.on(head=True) else 'the head'}.",
+            "Set docker.image, as registry.example.org/training:1; or leave docker out.",
+        )
+    if image.container_name and not CONTAINER_NAME.fullmatch(image.container_name):
+        raise ConfigError(
+            f"{file}: docker.container_name={image.container_name} cannot name a container.",
+            "Use letters, digits, dots, dashes and underscores, and begin with a letter or digit.",
+        )
+    return dataclasses.replace(image, container_name=image.container_name or f"orchestrator-{name}")
+
+
+def _settings(file: Path, given: dict[str, Any], where: str, kind: type[Settings]) -> Settings:
+    kinds = {each.name: type(each.default) for each in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    _check_keys(file, given, tuple(kinds), f"{where}.")
+    return kind(**{name: _value(file, f"{where}.{name}", value, kinds[name]) for name, value in given.items()})
 
 
 def _value(file: Path, what: str, value: object, kind: type) -> Any:

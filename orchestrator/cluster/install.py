@@ -102,8 +102,9 @@ class Installer:
         return " && ".join(["umask 077", *steps])
 
     def _contents(self, survey: Survey) -> Contents:
+        image = self._spec.image and self._spec.image.on(head=survey.address == self._spec.head)
         return Contents(
-            python=survey.python,
+            python=f"{survey.python} of {image}" if image else survey.python,
             pins=hashlib.sha256(self._pins).hexdigest(),
             extras=self._spec.own.extras,
             code=hashlib.sha256(self._wheel).hexdigest(),

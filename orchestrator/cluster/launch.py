@@ -9,16 +9,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from orchestrator.cluster import home, install, mlflow_service, private, ray_service, survey
+from orchestrator.cluster import containers, home, install, mlflow_service, private, ray_service, survey
 from orchestrator.cluster.cluster_file import EVERY
 from orchestrator.cluster.cluster_spec import ClusterSpec
+from orchestrator.cluster.containers import Containers
 from orchestrator.cluster.home import Home, Record
 from orchestrator.cluster.mlflow_service import MlflowSettings
 from orchestrator.cluster.node import ANSWER, Request, State
 from orchestrator.cluster.ray_service import LOOPBACK, RaySettings
 from orchestrator.cluster.roll_call import Member
 from orchestrator.cluster.ssh import Connections, last_line, shell_line
-from orchestrator.cluster.survey import Survey
+from orchestrator.cluster.survey import Shell, Survey
 from orchestrator.errors import ConfigError, MachineError, OrchestratorError
 
 START_TIMEOUT_S = 240.0
@@ -58,26 +59,41 @@ class Cluster:
     def __init__(self, spec: ClusterSpec, connections: Connections) -> None:
         self.spec = spec
         self._connections = connections
+        self._containers = Containers(spec, spec.image, connections) if spec.image else None
 
     @classmethod
     def connections(cls, spec: ClusterSpec) -> Connections:
         """What its machines are reached by."""
-        return Connections(spec.ssh, {spec.head: spec.head_outside} if spec.head_outside else {})
+        outside = {spec.head: spec.head_outside} if spec.head_outside else {}
+        return Connections(spec.ssh, outside, containers.entry(spec))
 
     # --- up ----------------------------------------------------------------------------------------------------------
     def survey(self) -> list[Survey]:
-        """Look at all machines, and refuse those that cannot take part, all of them at once."""
+        """Look at all machines, and refuse those that cannot take part, all of them at once.
+
+        Where an image is named, we look into that, and machines that have to pull it first are left out.
+        """
+        if self._containers is None:
+            return self._look(self.spec.machines, self._connections.shell)
+        ready = self._on_all(self._containers.ready)
+        those = tuple(address for address, there in zip(self.spec.machines, ready, strict=True) if there)
+        return self._look(those, self._containers.once)
+
+    def _look(self, addresses: tuple[str, ...], shell: Shell) -> list[Survey]:
         own, name = self.spec.own, self.spec.name
         python = f"{own.environment}/bin/python" if own.environment else own.python
         asked = [f"{install.folder_of(name, '~')}/{install.MARKER}", f"~/.orchestrator/clusters/{name}/cluster.json"]
-        found = self._on_all(lambda address: survey.look(self._connections, address, python, asked))
+        where = " in the image" if self._containers else ""
+        found = self._on_all(lambda address: survey.look(shell, address, python, asked, where), addresses)
         _all_or_none(map(_checked(survey.check_room), found))
         survey.check_alike(found, named=bool(self.spec.own.environment))
         return found
 
     def up(self, say: Say) -> list[MachineState]:
         """Start what does not run; ready when this returns."""
-        surveys = self.survey()
+        if self._containers:
+            self._start_containers(self._containers, say)
+        surveys = self._look(self.spec.machines, self._connections.shell)
         say(f"{len(surveys)} machines answer, with Python {surveys[0].python}")
         self._install(surveys, say)
         self._on_all(self._set_up)
@@ -99,6 +115,14 @@ class Cluster:
         say(f"{len(states)} of {len(states)} machines have joined")
         return states
 
+    def _start_containers(self, started: Containers, say: Say) -> None:
+        def start(address: str) -> None:
+            for command in self.spec.initialization:
+                self._command(address, command, on_machine=True)
+            started.start(address, say)
+
+        self._on_all(start)
+
     def _install(self, surveys: list[Survey], say: Say) -> None:
         if self.spec.own.environment:
             return
@@ -117,11 +141,15 @@ class Cluster:
     def _set_up(self, address: str) -> None:
         for target, source in self.spec.mounts.items():
             self._connections.copy(address, source, target)
-        for command in self.spec.setup(address):
-            done = self._connections.shell(address, command, timeout_s=install.TIMEOUT_S)
-            if done.returncode:
-                reason = last_line(done.stderr) or last_line(done.stdout) or f"exit code {done.returncode}"
-                raise MachineError(f"{address}: a setup command failed: {reason}.", f"The command: {command}")
+        before = () if self._containers else self.spec.initialization
+        for command in before + self.spec.setup(address):
+            self._command(address, command)
+
+    def _command(self, address: str, command: str, *, on_machine: bool = False) -> None:
+        done = self._connections.shell(address, command, timeout_s=install.TIMEOUT_S, on_machine=on_machine)
+        if done.returncode:
+            reason = last_line(done.stderr) or last_line(done.stdout) or f"exit code {done.returncode}"
+            raise MachineError(f"{address}: a setup command failed: {reason}.", f"The command: {command}")
 
     def _strangers(self, *, head_is_up: bool) -> tuple[str, ...]:
         """Workers whose Ray, if one runs, is of no use: that of a head that is gone, or one that the head has given up.
@@ -231,11 +259,20 @@ class Cluster:
 
     def _down(self, address: str, *, delete_records: bool) -> Record | None:
         records = self._mlflow() if delete_records and address == self.spec.head else None
+        if self._containers and not self._containers.wake(address, self._leavings(records)):
+            return None
         data = {"name": self.spec.name, "delete": asdict(records) if records else None}
         record = self._call(address, "down", data, STOP_TIMEOUT_S, where_missing={"record": None})["record"]
         if not self.spec.own.environment:
             install.remove(self._connections, address, self.spec.name)
+        if self._containers:
+            self._containers.remove(address)
         return Record(**record) if record else None
+
+    def _leavings(self, records: MlflowSettings | None) -> list[str]:
+        """What there is to remove on a machine."""
+        made = [] if self.spec.own.environment else [install.folder_of(self.spec.name, "~")]
+        return [f"~/.orchestrator/clusters/{self.spec.name}", *made, *([records.database] if records else [])]
 
     def execute(self, command: list[str], address: str | None = None) -> int:
         """Run a command on the head, or another machine, as part of the cluster; its exit code."""
@@ -265,7 +302,8 @@ class Cluster:
         lines = [text for text in done.stdout.decode(errors="replace").splitlines() if text.startswith(ANSWER)]
         if not lines:
             # No environment yet, or one whose installation was broken off.
-            missing = done.returncode in survey.NOT_FOUND or b"No module named 'orchestrator'" in done.stderr
+            absent = containers.ABSENT.encode() in done.stderr or b"No module named 'orchestrator'" in done.stderr
+            missing = done.returncode in survey.NOT_FOUND or absent
             if missing and where_missing is not None:
                 return where_missing
             reason = last_line(done.stderr) or f"exit code {done.returncode}"

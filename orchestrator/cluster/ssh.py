@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -39,16 +39,21 @@ CAUSES = (
     ("Could not resolve", "its name has no address", "Look at the addresses in cluster.yaml."),
 )
 """What ssh says, what it means, and what to do."""
+Entry = Callable[[str, bool], str]
+"""Makes a line of shell, that wants a terminal or not, into one that runs it elsewhere on the machine."""
 
 
 class Connections:
     """Connections to machines, one to each, opened with the first command and kept until the end of a `with` block."""
 
-    def __init__(self, settings: SshSettings, outside: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, settings: SshSettings, outside: dict[str, str] | None = None, entry: Entry | None = None
+    ) -> None:
         if not shutil.which("ssh"):
             raise MachineError("The ssh program is not installed here.", "Install it: apt-get install openssh-client")
         self._settings = settings
         self._outside = outside or {}
+        self._entry = entry or (lambda line, terminal: line)
         self._used: set[str] = set()
         self._folder = ""
 
@@ -72,12 +77,12 @@ class Connections:
         return self.shell(address, shlex.join(argv), data=data, timeout_s=timeout_s)
 
     def shell(
-        self, address: str, line: str, *, data: bytes = b"", timeout_s: float = 60.0
+        self, address: str, line: str, *, data: bytes = b"", timeout_s: float = 60.0, on_machine: bool = False
     ) -> subprocess.CompletedProcess[bytes]:
-        """The same for a line of shell."""
+        """The same for a line of shell; `on_machine`: on the machine itself, where others run in a container."""
         host = self._host(address)
         self._used.add(host)
-        command = [*self._ssh(), host, line]
+        command = [*self._ssh(), host, line if on_machine else self._entry(line, False)]
         try:
             done = subprocess.run(command, input=data, capture_output=True, timeout=timeout_s, check=False)
         except subprocess.TimeoutExpired as error:
@@ -91,7 +96,8 @@ class Connections:
         host = self._host(address)
         self._used.add(host)
         terminal = ["-tt"] if sys.stdin.isatty() and sys.stdout.isatty() else []
-        code = subprocess.run([*self._ssh(), *terminal, host, line], check=False).returncode
+        entered = self._entry(line, bool(terminal))
+        code = subprocess.run([*self._ssh(), *terminal, host, entered], check=False).returncode
         if code == FAILED:
             raise MachineError(
                 f"{address}: the connection failed, or the command ended with 255.", f"To try: ssh {host}"
@@ -112,13 +118,14 @@ class Connections:
         """Copy a file or the content of a folder to a path there."""
         place = shell_line([target])
         folder, name = (source, ".") if source.is_dir() else (source.parent, source.name)
-        line = f"mkdir -p {place} && tar -xf - -C {place}"
+        # As the account, also where it is root: numbers of accounts differ between machines, and in containers.
+        line = f"mkdir -p {place} && tar -xof - -C {place}"
         if not source.is_dir():
             line = f"mkdir -p $(dirname {place}) && tar -xOf - > {place}"
         host = self._host(address)
         self._used.add(host)
         packed = subprocess.Popen(["tar", "-C", str(folder), "-cf", "-", name], stdout=subprocess.PIPE)
-        command = [*self._ssh(), host, line]
+        command = [*self._ssh(), host, self._entry(line, False)]
         done = subprocess.run(command, stdin=packed.stdout, capture_output=True, timeout=COPY_TIMEOUT_S, check=False)
         if packed.wait() or done.returncode:
             reason = last_line(done.stderr) or f"{source} could not be read"

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.cluster.ssh import Connections, last_line, shell_line
+from orchestrator.cluster.ssh import last_line, shell_line
 from orchestrator.errors import MachineError
 
 MIB = 2**20
 LEAST_FREE = 512 * MIB
 """Room that Ray and we need on a machine, at the least."""
+Shell = Callable[..., subprocess.CompletedProcess[bytes]]
+"""Runs a line of shell on a machine: `shell(address, line, data=b"")`."""
 NOT_FOUND = (126, 127)
 """Exit codes of a shell that could not start a program."""
 
@@ -53,13 +57,13 @@ class Survey:
     """Its part of the cluster was started, and not ended."""
 
 
-def look(connections: Connections, address: str, python: str, asked: list[str]) -> Survey:
+def look(shell: Shell, address: str, python: str, asked: list[str], where: str = "") -> Survey:
     """Ask one machine, in the words of its own Python; `asked`: the files behind `installed` and `started`."""
     line = f"exec {shell_line([python, '-I', '-', *asked])}"
-    done = connections.shell(address, line, data=LOOK.encode())
+    done = shell(address, line, data=LOOK.encode())
     if done.returncode in NOT_FOUND:
         raise MachineError(
-            f"{address}: there is no Python at {python}.",
+            f"{address}: there is no Python at {python}{where}.",
             "Name one that is there: metadata.orchestrator.environment or .python in cluster.yaml.",
         )
     answers = [text for text in done.stdout.decode(errors="replace").splitlines() if text.startswith("survey: ")]
@@ -80,7 +84,9 @@ def check_room(survey: Survey, least: int = LEAST_FREE) -> None:
 
 
 def check_alike(surveys: list[Survey], *, named: bool) -> None:
-    """Refuse machines that Ray would refuse: another Python or Ray than the head's."""
+    """Refuse machines that Ray would refuse: another Python or Ray than the first one's, the head's."""
+    if not surveys:
+        return
     head, *workers = surveys
     for survey in workers:
         _same(survey.address, "Python", survey.python, head.python)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.hosts import HOME, Hosts
+from tests.cluster.hosts import HOME, Host, Hosts
 from tests.cluster.started import Person, files_of, spec
 
 PACKAGES = (
@@ -44,8 +44,11 @@ with Cluster.connections(spec) as connections:
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return wheels(tmp_path_factory.mktemp("wheels"))
+
+
+def wheels(folder: Path) -> Path:
     """Wheels of installed packages, packed again."""
-    folder = tmp_path_factory.mktemp("wheels")
     for name in PACKAGES:
         pack(metadata.distribution(name), folder)
     return folder
@@ -72,8 +75,13 @@ def pack(distribution: metadata.Distribution, folder: Path) -> None:
 def hosts(allowed: None, index: Path) -> Iterator[Hosts]:
     with Hosts(2, shared=[index]) as hosts:
         for host in hosts.all:
-            host.file("/etc/pip.conf").write_text(f"[global]\nno-index = true\nfind-links = {index}\n")
+            find_packages(host, index)
         yield hosts
+
+
+def find_packages(host: Host, index: Path) -> None:
+    """Let pip on a host find those packages, and look for no others."""
+    host.file("/etc/pip.conf").write_text(f"[global]\nno-index = true\nfind-links = {index}\n")
 
 
 def test_it_is_made_once_renewed_when_code_changes_and_removed(hosts: Hosts, index: Path) -> None:

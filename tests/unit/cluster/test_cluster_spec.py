@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from orchestrator.cluster.cluster_spec import RAYS_KEYS, read
+from orchestrator.cluster.cluster_spec import RAYS_KEYS, ImageSettings, read
 from orchestrator.errors import ConfigError
 
 ROOT = Path(__file__).parents[3]
@@ -44,6 +45,25 @@ def test_a_good_one_is_read_as_it_is(tmp_path: Path) -> None:
     assert (spec.own.environment, spec.own.tls, spec.own.join_timeout_s) == ("/opt/env", True, 30.0)
     assert spec.resources["10.0.0.2"] == {"CPU": 4, "memory": 2 << 30}
     assert (spec.setup("10.0.0.1"), spec.setup("10.0.0.2")) == (("all", "head"), ("all", "worker"))
+
+
+def test_the_image_of_a_machine_and_its_options_are_read_as_ray_reads_them(tmp_path: Path) -> None:
+    told = {"image": "all:1", "worker_image": "worker:1", "run_options": ["-v /a:/a"], "head_run_options": ["--x"]}
+    image = read(write(tmp_path, docker=told)).image
+    assert image
+    assert (image.on(head=True), image.on(head=False)) == ("all:1", "worker:1")
+    assert (image.options(head=True), image.options(head=False)) == (("-v /a:/a", "--x"), ("-v /a:/a",))
+    assert (image.container_name, image.program, image.pull_before_run) == ("orchestrator-own", "docker", True)
+    named = read(write(tmp_path, docker={"image": "x", "container_name": "mine", "use_podman": True})).image
+    assert named
+    assert (named.container_name, named.program) == ("mine", "podman")
+    assert read(write(tmp_path, docker={})).image is None
+
+
+def test_commands_of_initialization_are_not_for_the_container(tmp_path: Path) -> None:
+    commands = {"initialization_commands": ["first"], "setup_commands": ["all"]}
+    spec = read(write(tmp_path, docker={"image": "x"}, **commands))
+    assert (spec.initialization, spec.setup("10.0.0.1")) == (("first",), ("all",))
 
 
 def test_the_shipped_one_is_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,7 +100,13 @@ def test_the_shipped_one_is_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             "names 10.0.0.9, which is no machine of the cluster.",
         ),
         ({"auth": {"ssh_private_key": "/no/key"}}, "auth.ssh_private_key=/no/key is not there."),
-        ({"docker": {"image": "x"}}, "docker cannot be used here"),
+        ({"docker": {"imgae": "x"}}, "there is no setting docker.imgae. Nearest: image"),
+        ({"docker": {"container_name": "x"}}, "docker names no image for the head. Set docker.image"),
+        ({"docker": {"head_image": "x"}}, "docker names no image for workers. Set docker.image"),
+        ({"docker": {"image": "x", "run_options": "-v a:a"}}, "docker.run_options=-v a:a is not a list."),
+        ({"docker": {"image": "x", "use_podman": "yes"}}, "docker.use_podman=yes is not true or false."),
+        ({"docker": {"image": "x", "container_name": "a b"}}, "docker.container_name=a b cannot name a container."),
+        ({"docker": "x"}, "docker is not a mapping."),
         ({"file_mounts": {"/a": "/no/folder"}}, "file_mounts copies /no/folder, which is not there."),
         ({"setup_commands": "ls"}, "setup_commands is not a list of commands."),
     ],
@@ -99,3 +125,4 @@ def test_keys_are_those_of_ray() -> None:
     schema = json.loads((Path(ray.origin).parent / "autoscaler/ray-schema.json").read_text())
     # Ray takes `min_workers` as well: it moves it elsewhere before it checks.
     assert set(schema["properties"]) | {"min_workers"} == set(RAYS_KEYS)
+    assert set(schema["properties"]["docker"]["properties"]) == {each.name for each in fields(ImageSettings)}
