@@ -140,7 +140,7 @@ class Cluster:
 
     def _set_up(self, address: str) -> None:
         for target, source in self.spec.mounts.items():
-            self._connections.copy(address, source, target)
+            self._connections.copy(address, source, target, "Look at file_mounts.")
         before = () if self._containers else self.spec.initialization
         for command in before + self.spec.setup(address):
             self._command(address, command)
@@ -280,8 +280,12 @@ class Cluster:
         return self._connections.follow(address or self.spec.head, f"exec {shell_line(line)}")
 
     def send(self, source: Path, target: str) -> None:
-        """Copy the content of a folder to one on the head."""
-        self._connections.copy(self.spec.head, source, target)
+        """Copy the content of a folder to a new one on the head, as a whole or not at all."""
+        try:
+            self._connections.copy(self.spec.head, source, target, "Is there room for it? Look there with: df -h ~")
+        except MachineError:
+            self._connections.shell(self.spec.head, f"rm -rf {shell_line([target])}")
+            raise
 
     # --- calls -------------------------------------------------------------------------------------------------------
     def _python(self) -> list[str]:

@@ -16,6 +16,8 @@ from orchestrator.cluster.cluster_spec import SshSettings
 from orchestrator.errors import MachineError
 
 CONNECT_TIMEOUT_S = 10
+TAR_GIVES_UP = b"Exiting with failure status"
+"""What tar says last, after the reason."""
 COPY_TIMEOUT_S = 3600.0
 FAILED = 255
 """The exit code by which ssh says that it could not get there."""
@@ -114,8 +116,8 @@ class Connections:
             reason = last_line(done.stderr)
             raise MachineError(f"{address}: {path} cannot be written: {reason}.", "Is its disk full? Look with: df -h")
 
-    def copy(self, address: str, source: Path, target: str) -> None:
-        """Copy a file or the content of a folder to a path there."""
+    def copy(self, address: str, source: Path, target: str, hint: str) -> None:
+        """Copy a file or the content of a folder to a path there; the hint says what to look at when that fails."""
         place = shell_line([target])
         folder, name = (source, ".") if source.is_dir() else (source.parent, source.name)
         # As the account, also where it is root: numbers of accounts differ between machines, and in containers.
@@ -128,10 +130,9 @@ class Connections:
         command = [*self._ssh(), host, self._entry(line, False)]
         done = subprocess.run(command, stdin=packed.stdout, capture_output=True, timeout=COPY_TIMEOUT_S, check=False)
         if packed.wait() or done.returncode:
-            reason = last_line(done.stderr) or f"{source} could not be read"
-            raise MachineError(
-                f"{address}: {source} could not be copied to {target}: {reason}.", "Look at file_mounts."
-            )
+            said = [line for line in done.stderr.splitlines() if TAR_GIVES_UP not in line]
+            reason = last_line(b"\n".join(said)) or f"{source} could not be read"
+            raise MachineError(f"{address}: {source} could not be copied to {target}: {reason}.", hint)
 
     def _host(self, address: str) -> str:
         place = self._outside.get(address, address)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -17,6 +18,8 @@ LOST_CONNECTION_TYPES = frozenset({"DistBackendError", "DistNetworkError", "Dist
 """torch.distributed's exceptions for a peer that does not answer."""
 LOST_CONNECTION_WORDS = ("/gloo/transport/", "/gloo/rendezvous/", "NCCL communicator was aborted")
 """How gloo and NCCL say so in a plain RuntimeError: gloo begins with the source file that noticed it."""
+LOST_LOADER = re.compile(r"DataLoader worker \(pid.*\) (exited unexpectedly|is killed by signal: (Killed|Terminated))")
+"""What torch's DataLoader raises when somebody ended a process that makes batches. Other signals are bugs or memory."""
 OUT_OF_MEMORY_WORDS = ("can't allocate memory", "Cannot allocate memory", "out of memory", "MemoryError")
 """How torch, its allocators, Python and Ray say that there was no memory left, each in the type or in the message."""
 
@@ -51,14 +54,19 @@ def judge(records: Sequence[Record], launcher_says: str = "", lost: Sequence[int
     """
     first = next(iter(by_weight(records)), None)
     if first and not is_about_connection(first):
-        cause = Cause.config if is_config_error(first) else Cause.exception
-        return Failure(cause=cause, message=describe(first), rank=first["rank"])
+        return Failure(cause=_cause(first), message=describe(first), rank=first["rank"])
     if launcher_says:
         return Failure(cause=Cause.lost, message=launcher_says, rank=min(lost, default=None))
     if first:
         message = f"worker {first['rank']} lost the connection to the others"
         return Failure(cause=Cause.lost, message=message, rank=first["rank"])
     return Failure(cause=Cause.lost, message="the workers ended without a result")
+
+
+def _cause(record: Record) -> Cause:
+    if is_config_error(record):
+        return Cause.config
+    return Cause.lost if LOST_LOADER.search(str(record["message"])) else Cause.exception
 
 
 def by_weight(records: Iterable[Record]) -> list[Record]:

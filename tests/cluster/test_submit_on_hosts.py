@@ -168,3 +168,22 @@ class TestAFullDisk:
         assert (done.returncode, json.loads(done.stdout)["new"]) == (0, True), done.stderr
         laptop.gets("stop", f"full-{where}", "--now")
         (laptop.folder / "large.bin").unlink()
+
+    def test_on_the_way_to_the_head(self, laptop: Laptop) -> None:
+        (laptop.folder / "large.bin").write_bytes(os.urandom(2**20))
+        head, incoming = laptop.person.hosts["h1"], HOME / ".orchestrator/incoming"
+        head.run(["mkdir", "-p", incoming], check=True)
+        head.run(["mount", "-t", "tmpfs", "-o", "size=128k", "small", incoming], check=True)
+        words = ("submit", *JOB, *laptop.storage, "--id", "full-way", "--json")
+        done = laptop.says(*words)
+        assert done.returncode == 3, done.stdout + done.stderr
+        assert "could not be copied to ~/.orchestrator/incoming/" in done.stderr
+        assert "Wrote only" in done.stderr
+        assert "Is there room for it?" in done.stderr
+        assert head.run(["ls", incoming], check=True).stdout == "", "nothing half sent is left"
+        head.run(["mount", "-o", "remount,size=100m", incoming], check=True)
+        done = laptop.says(*words)
+        assert (done.returncode, json.loads(done.stdout)["new"]) == (0, True), done.stderr
+        laptop.gets("stop", "full-way", "--now")
+        head.run(["umount", incoming], check=True)
+        (laptop.folder / "large.bin").unlink()

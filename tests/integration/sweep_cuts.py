@@ -24,6 +24,7 @@ from orchestrator.sweep import driver, record
 from orchestrator.sweep.report import Report
 from orchestrator.tracking.store import prepare, resolve_uri
 from tests.integration import cuts
+from tests.integration.processes import children
 from tests.integration.recording import connect
 from tests.integration.sweeping import (
     LOG,
@@ -32,7 +33,6 @@ from tests.integration.sweeping import (
     book_of,
     check_mlflow,
     check_nothing_was_lost,
-    children,
     command,
     has_ended,
     make,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import subprocess
 import sys
@@ -11,8 +10,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import psutil
 
 from orchestrator.sweep import driver, record
 from orchestrator.sweep.definition import Definition, define
@@ -91,17 +88,6 @@ def has_ended(name: str, count: int) -> Callable[[], bool]:
     return lambda: (
         (Path("runs") / name / "sweep.json").exists() and sum(e["kind"] == ENDED for e in book_of(name).order) >= count
     )
-
-
-def children(root: int, *marks: str) -> list[psutil.Process]:
-    """Processes below another one with one of these in their command lines."""
-    found = []
-    with contextlib.suppress(psutil.NoSuchProcess):  # it has ended by itself
-        for child in psutil.Process(root).children(recursive=True):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                if any(mark in " ".join(child.cmdline()) for mark in marks):
-                    found.append(child)
-    return found
 
 
 # --- what must be true afterwards ------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from orchestrator.runtime.torchrun import TorchrunLauncher
 from orchestrator.tracking import events, runs
 from orchestrator.tracking.events import Event, EventReader
 from orchestrator.tracking.runs import RunRecord, Status
+from tests.integration.processes import children
 from tests.integration.training import Recorder, carry_out, curve, plan_of, spec_of
 
 TASK = '''
@@ -102,9 +103,7 @@ def seconds_lost(record: RunRecord, since: float, attempt: int) -> float:
 def kill_a_worker() -> float:
     """SIGKILL for one of our own workers, none of anybody else's; returns when."""
     marks = ("GangMember", "-m orchestrator.runtime.torchrun")
-    ours = [(process, " ".join(process.cmdline())) for process in psutil.Process().children(recursive=True)]
-    workers = [process for process, command in ours if any(mark in command for mark in marks)]
-    os.kill(max(process.pid for process in workers), signal.SIGKILL)
+    os.kill(max(process.pid for process in children(os.getpid(), *marks)), signal.SIGKILL)
     return time.time()
 
 
@@ -152,7 +151,8 @@ def test_a_run_whose_own_ray_goes_down_starts_another(service: str) -> None:
     old: list[psutil.Process] = []
 
     def kill() -> float:
-        old.extend(psutil.Process().children(recursive=True))
+        (child,) = children(os.getpid(), "orchestrator.runtime.ray_child")
+        old.extend([child, *child.children(recursive=True)])
         (process,) = [each for each in old if each.name() == service]
         process.kill()
         return time.time()

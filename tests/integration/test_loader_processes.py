@@ -24,6 +24,7 @@ from orchestrator.runtime.hardware import seed_step
 from orchestrator.runtime.loader import Loader, Source
 from orchestrator.runtime.sampler import Sampler
 from orchestrator.runtime.task import Task
+from tests.integration.processes import children
 
 ROW = Row(world_size=2, mesh=MeshShape(data=2), batch=12, micro_batch=3, accumulation=2, deepspeed={})
 
@@ -157,12 +158,9 @@ def test_what_cannot_be_sent_is_refused_by_name() -> None:
     made.close()
 
 
-def children() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children(recursive=True) if "forkserver" in " ".join(child.cmdline())]
-
-
 def working() -> list[psutil.Process]:
-    return [grandchild for child in children() for grandchild in child.children()]
+    servers = children(os.getpid(), "forkserver")
+    return [grandchild for server in servers for grandchild in server.children()]
 
 
 def test_evaluations_use_the_same_processes_and_close_ends_them() -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-import psutil
 import pytest
 
 from orchestrator.config import load
 from orchestrator.data.stage import Request
 from orchestrator.errors import ConfigError, RunFailedError
 from orchestrator.runtime import preparing
+from tests.integration.processes import children
 from tests.unit.data import makers
 
 
@@ -27,7 +28,7 @@ def test_a_stop_ends_it_at_once(tmp_path: Path) -> None:
     request = request_for(makers.photos(tmp_path / "data"), tmp_path / "cache")
     with pytest.raises(KeyboardInterrupt):
         preparing.run(request, print, stopped=lambda: True)
-    assert not [child for child in psutil.Process().children() if "stage" in " ".join(child.cmdline())]
+    assert not children(os.getpid(), "stage")
     assert not list(tmp_path.glob("cache/images-*"))
 
 

@@ -18,6 +18,7 @@ from orchestrator.sweep.ledger import State
 from orchestrator.sweep.report import Report
 from orchestrator.tracking.store import resolve_uri
 from tests.integration import sweep_cuts
+from tests.integration.processes import children
 from tests.integration.recording import connect
 from tests.integration.sweeping import (
     ORCHESTRATOR,
@@ -26,7 +27,6 @@ from tests.integration.sweeping import (
     carry_out,
     check_mlflow,
     check_nothing_was_lost,
-    children,
     command,
     go_on,
     has_ended,

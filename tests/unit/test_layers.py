@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -40,6 +41,7 @@ LIGHT_ROOMS = {"errors", "paths", "storage", "environment", "config", "plan", "s
 ALLOWED_AT_TOP = {"config": {"hydra", "omegaconf"}}
 
 
+@functools.cache
 def modules() -> dict[str, Path]:
     """All our modules by dotted name."""
     return {_dotted(path): path for path in sorted(PACKAGE.rglob("*.py"))}
@@ -51,8 +53,12 @@ def _dotted(path: Path) -> str:
 
 def imports(module: str, *, top_only: bool) -> set[str]:
     """Names a module imports when it runs; what stands under TYPE_CHECKING is for readers and type checkers only."""
-    tree = ast.parse(modules()[module].read_text(encoding="utf-8"))
-    return {name for node in _import_nodes(tree, top_only) for name in _names(node, module)}
+    return {name for node in _import_nodes(_tree(modules()[module]), top_only) for name in _names(node, module)}
+
+
+@functools.cache
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 def _import_nodes(node: ast.AST, top_only: bool) -> Iterator[ast.Import | ast.ImportFrom]:

@@ -78,3 +78,18 @@ def test_what_the_config_asks_for_is_told_apart() -> None:
     found = judge([record(0, 1.0, "TargetError", "model._target_ names nothing.")])
     assert found == Failure(cause=Cause.config, message="model._target_ names nothing.", rank=0)
     assert judge([record(0, 1.0, "StorageError", "No space left.")]).cause is Cause.exception
+
+
+@pytest.mark.parametrize(
+    ("message", "cause"),
+    [
+        ("DataLoader worker (pid 714) is killed by signal: Killed. ", Cause.lost),
+        ("DataLoader worker (pid(s) 714, 715) exited unexpectedly", Cause.lost),
+        ("DataLoader worker (pid 714) is killed by signal: Bus error. It is possible that ...", Cause.exception),
+        ("Caught ValueError in DataLoader worker process 0.", Cause.exception),
+    ],
+)
+def test_a_killed_process_that_makes_batches_is_something_lost(message: str, cause: Cause) -> None:
+    found = judge([record(1, 4.0, "RuntimeError", message), record(0, 4.1, "RuntimeError", GLOO)], "killed", [0])
+    assert (found.cause, found.rank) == (cause, 1)
+    assert message.split(". ")[0].strip() in found.message
