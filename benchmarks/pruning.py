@@ -15,10 +15,11 @@ from orchestrator.sweep import record
 from orchestrator.sweep.ledger import ENDED, RUNG, Book
 from orchestrator.tracking.events import metrics_from
 
-EPOCHS = 16
-FULL = ["sweep.trials=12"]
-PRUNED = ["sweep.trials=24", "sweep.scheduler=asha", "sweep.reduction=4"]
-"""Rungs after 1, 4 and 16 epochs: the trials cost 2.5 epochs each if the best quarter goes on every time."""
+EPOCHS = 27
+FULL = ["sweep.trials=16"]
+PRUNED = ["sweep.trials=32", "sweep.scheduler=asha", "sweep.reduction=3"]
+"""Rungs after 1, 3 and 9 epochs: a trial costs 3 epochs if the best third goes on every time. The first 16 trials are
+those of the other search."""
 COMMON = [
     *("tracking=off", "tracking.system_metrics=false", f"job.epochs={EPOCHS}", "cluster.workers=1"),
     *("sweep.search=random", "sweep.metric=loss", "sweep.mode=min", "optimizer.lr=tag(log,interval(1e-4,1e-1))"),

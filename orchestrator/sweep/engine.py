@@ -27,7 +27,20 @@ from orchestrator.storage import open_store
 from orchestrator.sweep import search as searches
 from orchestrator.sweep import trial_run
 from orchestrator.sweep.definition import Definition
-from orchestrator.sweep.ledger import BEGUN, CHANGED, ENDED, HALVED, RUNG, SWEEP, TRIAL, Ledger, State, Trial
+from orchestrator.sweep.halving import Halving
+from orchestrator.sweep.ledger import (
+    BEGUN,
+    CHANGED,
+    ENDED,
+    HALVED,
+    PAUSED,
+    RUNG,
+    SWEEP,
+    TRIAL,
+    Ledger,
+    State,
+    Trial,
+)
 from orchestrator.sweep.planner import Planner, concurrency
 from orchestrator.sweep.record import TUNE, SweepRecord
 from orchestrator.sweep.space import Values
@@ -67,8 +80,13 @@ class Conductor:
         )
         searches.replay(self.book, self.search, self.scores)
         self._package = record.package
-        self._left = self.book.unfinished
-        self.lost_leaders: Counter[int] = Counter()
+        self._halving = _halving(definition)
+        if self._halving:
+            self._halving.replay(self.book)
+        self._left = [trial for trial in self.book.unfinished if trial.state is not State.paused]
+        self._out: set[int] = set()
+        """Trials that were handed out, and neither are over nor stand at a rung."""
+        self._lost_leaders: Counter[int] = Counter()
         """How often the process that leads a trial was lost before it had begun with it, in this sitting."""
         self.fatal = ""
         """Why all further trials would fail as well."""
@@ -85,26 +103,46 @@ class Conductor:
 
     # --- trials ------------------------------------------------------------------------------------------------------
     def has_more(self) -> bool:
-        """Whether there are trials to begin, or to go on with."""
-        return bool(self._left) or self._next < self.definition.trials
+        """Whether there are trials to begin or to go on with, or may be when others have come to their rungs."""
+        if self._left or self._next < self.definition.trials:
+            return True
+        return bool(self._halving and (self._out or self._promoted() is not None))
 
     @property
     def is_incomplete(self) -> bool:
         """Whether a further sitting would have something to do."""
         return bool(self.book.unfinished) or self._next < self.definition.trials
 
-    def next(self) -> tuple[Trial, Plan]:
-        """The next trial to carry out: those of an earlier sitting first."""
+    def next(self) -> tuple[Trial, Plan] | None:
+        """The next trial to carry out: those of an earlier sitting first, new ones last."""
         if self._left:
-            trial = self._left.pop(0)
-            plan = self.planner.plan(trial.values)
-            root = self.record.trial_root(trial.number)
-            if not open_store(root).exists(paths.RECORD):
-                trial_run.create(self.record.root, self.record.name, trial.number, plan)
-            elif self.definition.settings.scheduler is SchedulerName.pbt:
-                trial_run.change(root, plan)  # a change that did not come into the ledger did not happen
-            return trial, plan
-        return self._choose()
+            found = self._take_up(self._left.pop(0))
+        elif (number := self._promoted()) is not None:
+            found = self._take_up(self.book.trials[number])
+        elif self._next < self.definition.trials:
+            found = self._choose()
+        else:
+            return None
+        self._out.add(found[0].number)
+        return found
+
+    def _take_up(self, trial: Trial) -> tuple[Trial, Plan]:
+        plan = self.planner.plan(trial.values)
+        root = self.record.trial_root(trial.number)
+        if not open_store(root).exists(paths.RECORD):
+            trial_run.create(self.record.root, self.record.name, trial.number, plan)
+        elif self.definition.settings.scheduler is SchedulerName.pbt:
+            trial_run.change(root, plan)  # a change that did not come into the ledger did not happen
+        if self._halving:
+            self._halving.leave(trial.number)
+        return trial, plan
+
+    def _promoted(self) -> int | None:
+        """The trial at a rung whose turn it is; if all others are through and none is trained in full, the best."""
+        if self._halving is None:
+            return None
+        through = not self._out and not self._left and self._next >= self.definition.trials
+        return self._halving.promoted(anyone=through and not self.book.count(State.finished))
 
     def _choose(self) -> tuple[Trial, Plan]:
         number = self._next
@@ -119,12 +157,13 @@ class Conductor:
 
     def put_back(self, trial: Trial) -> None:
         """Let a trial be the next again."""
+        self._out.discard(trial.number)
         self._left.insert(0, trial)
 
     def try_again(self, number: int) -> bool:
         """Let a trial whose leading process was lost be the next again; False: that happened too often."""
-        self.lost_leaders[number] += 1
-        if self.lost_leaders[number] > self.definition.settings.retries:
+        self._lost_leaders[number] += 1
+        if self._lost_leaders[number] > self.definition.settings.retries:
             return False
         self.put_back(self.book.trials[number])
         return True
@@ -174,7 +213,7 @@ class Conductor:
 
     def begun(self, number: int) -> None:
         """A process has taken a trial up."""
-        if self.book.trials[number].state is State.waiting:
+        if self.book.trials[number].state in (State.waiting, State.paused):
             self.ledger.write(BEGUN, number=number)
 
     def reached(self, number: int, at: float, step: int, metrics: Mapping[str, float], seconds: float) -> None:
@@ -182,8 +221,35 @@ class Conductor:
         self.ledger.write(RUNG, number=number, at=at, step=step, metrics=dict(metrics), seconds=seconds)
         self.search.rung(number, at, self.scores(metrics))
 
+    def goes_on(self, number: int, at: float, metrics: Mapping[str, float]) -> bool:
+        """Whether a trial at a rung goes on at once."""
+        return self._halving is None or self._halving.reached(number, at, metrics)
+
+    def left_out(self, number: int) -> None:
+        """The scheduler took a trial from its process, at a rung."""
+        if self._halving is None:
+            self._prune(number)
+            return
+        self._out.discard(number)
+        self.ledger.write(PAUSED, number=number)
+        self.search.pause(number)
+        for behind in self._halving.hopeless():
+            self._prune(behind)
+
+    def _prune(self, number: int) -> None:
+        trial = self.book.trials[number]
+        self.ended(number, State.pruned, trial.metrics, trial.seconds)
+
+    def prune_all(self) -> None:
+        """No trial that stands at a rung will go on."""
+        for number in self._halving.standing if self._halving else ():
+            self._prune(number)
+
     def ended(self, number: int, state: State, metrics: Mapping[str, float], seconds: float, error: str = "") -> None:
         """A trial is over."""
+        self._out.discard(number)
+        if self._halving:
+            self._halving.leave(number)
         self.ledger.write(ENDED, number=number, state=state.value, metrics=dict(metrics), seconds=seconds, error=error)
         if error.startswith(NEVER_REPORTED):
             self.fatal = (
@@ -228,6 +294,14 @@ class Conductor:
         return ""
 
 
+def _halving(definition: Definition) -> Halving | None:
+    settings = definition.settings
+    if settings.scheduler is not SchedulerName.asha:
+        return None
+    ((metric, mode),) = definition.objectives.items()
+    return Halving(definition.rungs, settings.reduction, definition.trials, metric, mode)
+
+
 def carry_out(record: SweepRecord) -> None:
     """One sitting, from where the ledger stands to the end; the ledger tells how that was."""
     conductor = Conductor(record, record.definition())
@@ -240,6 +314,8 @@ def carry_out(record: SweepRecord) -> None:
     except BaseException as error:
         conductor.ledger.write(SWEEP, state="failed", message=_told(error))
         raise
+    if not conductor.fatal and reason != ASKED:
+        conductor.prune_all()
     state = "failed" if conductor.fatal else "stopped" if reason == ASKED and conductor.is_incomplete else "finished"
     # The reason that a last trial gave may have come after the scheduler had looked for one.
     conductor.ledger.write(SWEEP, state=state, message=conductor.fatal or reason)
@@ -251,7 +327,10 @@ def _tune(conductor: Conductor) -> str:
     from orchestrator.sweep import tuner
 
     scratch = Path(conductor.record.root) / TUNE if not paths.is_url(conductor.record.root) else None
-    trial, plan = conductor.next()
+    following = conductor.next()
+    if following is None:
+        return ""
+    trial, plan = following
     conductor.put_back(trial)
     there = conductor.planner.inventory
     try:

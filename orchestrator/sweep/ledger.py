@@ -17,9 +17,11 @@ from orchestrator.storage import Store
 from orchestrator.tracking.events import in_words, metrics_from
 
 LEDGER = "ledger.jsonl"
-TRIAL, BEGUN, RUNG, CHANGED, HALVED, ENDED, SWEEP = "trial", "begun", "rung", "changed", "halved", "ended", "sweep"
-"""Kinds of lines: a trial was chosen; a process took it up; it reached a rung; its values were changed on the way; it
-goes on with a smaller micro batch, since it ran out of memory; it ended; the sweep itself began or ended."""
+TRIAL, BEGUN, RUNG, PAUSED, ENDED, SWEEP = "trial", "begun", "rung", "paused", "ended", "sweep"
+CHANGED, HALVED = "changed", "halved"
+"""Kinds of lines: a trial was chosen; a process took it up; it reached a rung; it stands there; it ended; the sweep
+itself began or ended. A trial's values were changed on the way; it goes on with a smaller micro batch, since it ran out
+of memory."""
 
 
 class State(Enum):
@@ -29,6 +31,8 @@ class State(Enum):
     """Chosen, and not yet begun."""
     running = "running"
     """Begun, and not ended; when nobody carries the sweep out, it goes on from its newest checkpoint later."""
+    paused = "paused"
+    """At a rung, where it stands until it is known to be among the best."""
     finished = "finished"
     pruned = "pruned"
     """Ended early, since others did better."""
@@ -119,6 +123,8 @@ class Book:
             known.rungs.append(Rung(at=entry["at"], step=entry["step"], metrics=metrics))
             known.state, known.metrics = State.running, metrics
             known.seconds = entry["seconds"]
+        elif known and kind == PAUSED:
+            known.state = State.paused
         elif known and kind == CHANGED:
             known.values, known.overrides = entry["values"], entry["overrides"]
             known.version += 1

@@ -8,7 +8,6 @@ from types import SimpleNamespace
 from typing import Any
 
 from ray.tune.schedulers import (
-    AsyncHyperBandScheduler,
     FIFOScheduler,
     HyperBandScheduler,
     MedianStoppingRule,
@@ -20,45 +19,42 @@ from orchestrator.config.schema import SchedulerName
 from orchestrator.sweep.definition import Definition
 from orchestrator.sweep.ledger import RUNG, Book
 from orchestrator.sweep.space import Choice, Parameter, Span, Values
-from orchestrator.sweep.trainable import AT, METRIC
+from orchestrator.sweep.trainable import AT, METRIC, metrics_of
 
 RESAMPLE = 0.25
 """How often PBT draws a value anew instead of changing it a little."""
 FACTORS = (0.8, 1.25)
 Changed = Callable[[int, int, Values], dict[str, Any]]
 """Called with a trial, the one it takes over from, and its new values; returns its new config."""
+GoesOn = Callable[[int, float, dict[str, float]], bool]
+"""Called with a trial, the rung that it is at and its metrics; returns whether it goes on at once."""
 
 
-def make_scheduler(definition: Definition, book: Book, changed: Changed) -> TrialScheduler:
+def make_scheduler(definition: Definition, book: Book, changed: Changed, goes_on: GoesOn) -> TrialScheduler:
     """The scheduler that decides at rungs."""
     settings = definition.settings
     ((metric, mode),) = list(definition.objectives.items())[:1]
     common = {"time_attr": AT, "metric": f"{METRIC}{metric}", "mode": mode}
     name, rung, length = settings.scheduler, settings.rung, definition.length
     if name is SchedulerName.asha:
-        # One more than the length: a trial ends by itself there, and its result is no decision.
-        asha = AsyncHyperBandScheduler(
-            **common, grace_period=rung, max_t=int(length) + 1, reduction_factor=settings.reduction
-        )
-        _replay(asha, book, definition, everybody=True)
-        return asha
+        return Promotion(goes_on)
     if name is SchedulerName.hyperband:
         return HyperBandScheduler(**common, max_t=max(1, int(length)), reduction_factor=settings.reduction)
     if name is SchedulerName.median:
         median = MedianStoppingRule(**common, grace_period=rung)
-        _replay(median, book, definition, everybody=False)
+        _replay(median, book)
         return median
     if name is SchedulerName.pbt:
         return Population(definition, changed, perturbation_interval=rung, **common)
     return FIFOScheduler()
 
 
-def _replay(scheduler: TrialScheduler, book: Book, definition: Definition, *, everybody: bool) -> None:
-    """Tell a scheduler the rungs of an earlier sitting. `everybody`: also of trials that go on now."""
+def _replay(scheduler: TrialScheduler, book: Book) -> None:
+    """Tell a scheduler the rungs of trials that are over since an earlier sitting."""
     standing: dict[int, Any] = {}
     for entry in book.order:
         number = entry.get("number", -1)
-        if entry["kind"] != RUNG or not (everybody or book.trials[number].is_over):
+        if entry["kind"] != RUNG or not book.trials[number].is_over:
             continue
         if number not in standing:
             standing[number] = SimpleNamespace(trial_id=tune_id(number))
@@ -77,6 +73,19 @@ class _Nobody:
 def tune_id(number: int) -> str:
     """What Ray Tune knows a trial by."""
     return f"{number:04d}"
+
+
+class Promotion(FIFOScheduler):  # type: ignore[misc]
+    """Takes the process from a trial that stands at its rung: when that goes on, it is handed out anew, from there."""
+
+    def __init__(self, goes_on: GoesOn) -> None:
+        super().__init__()
+        self._goes_on = goes_on
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """A trial is at a rung."""
+        goes_on = self._goes_on(trial.config["number"], result[AT], metrics_of(result))
+        return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
 
 
 class Population(PopulationBasedTraining):  # type: ignore[misc]

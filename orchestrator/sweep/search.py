@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from orchestrator.config.schema import SearchName
 from orchestrator.errors import MachineError, PlanError
-from orchestrator.sweep.ledger import CHANGED, ENDED, RUNG, TRIAL, Book, State
+from orchestrator.sweep.ledger import CHANGED, ENDED, PAUSED, RUNG, TRIAL, Book, State
 from orchestrator.sweep.space import Choice, Parameter, Space, Values
 
 TRIES = 1000
@@ -28,6 +28,9 @@ class Search(Protocol):
 
     def rung(self, number: int, at: float, scores: Sequence[float]) -> None:
         """A trial has reached a rung with these values of the objectives."""
+
+    def pause(self, number: int) -> None:
+        """A trial stands at its rung, perhaps for good."""
 
     def end(self, number: int, scores: Sequence[float] | None, *, pruned: bool) -> None:
         """A trial is over; None: it failed."""
@@ -55,6 +58,8 @@ def replay(book: Book, search: Search, scores: Callable[[Mapping[str, float]], l
             search.forget(number)
         elif entry["kind"] == RUNG:
             search.rung(number, entry["at"], scores(entry["metrics"]))
+        elif entry["kind"] == PAUSED:
+            search.pause(number)
         elif entry["kind"] == ENDED:
             state = State(entry["state"])
             found = None if state is State.failed else scores(entry["metrics"])
@@ -68,6 +73,9 @@ class Fixed:
         self.ask = ask
 
     def rung(self, number: int, at: float, scores: Sequence[float]) -> None:
+        """Changes nothing."""
+
+    def pause(self, number: int) -> None:
         """Changes nothing."""
 
     def end(self, number: int, scores: Sequence[float] | None, *, pruned: bool) -> None:
@@ -107,7 +115,9 @@ def _none_admitted() -> PlanError:
 
 
 class OptunaSearch:
-    """A sampler of Optuna, on a study in memory. Each question is seeded by its number, so that nothing else counts."""
+    """A sampler of Optuna. Each question goes to a new study of what is known, and is seeded by its number, so that
+    nothing else counts.
+    """
 
     def __init__(self, name: SearchName, space: Space, seed: int, directions: Sequence[str]) -> None:
         try:
@@ -117,85 +127,83 @@ class OptunaSearch:
             raise MachineError(f"sweep.search={name.value} needs Optuna, which is not installed.", hint) from error
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._name, self._space, self._seed = name, space, seed
-        self._single = len(directions) == 1
-        words: list[Any] = ["minimize" if direction == "min" else "maximize" for direction in directions]
-        self._study = optuna.create_study(directions=words)
-        self._open: dict[int, Any] = {}
+        self._directions: list[Any] = ["minimize" if direction == "min" else "maximize" for direction in directions]
+        self._known: dict[int, Any] = {}
+        """Trials as Optuna freezes them, without those that say nothing: that failed, or went on with other values."""
 
     def ask(self, number: int) -> Values:
         """The values that the sampler thinks best, given what it knows."""
         for attempt in range(TRIES):
-            self._study.sampler = self._sampler(f"{self._seed}/{number}/{attempt}")
             with _quiet():
-                trial = self._study.ask()
+                study = self._study(self._sampler(f"{self._seed}/{number}/{attempt}"))
+                trial = study.ask()
                 values = self._space.draw(lambda parameter, trial=trial: _suggest(trial, parameter))  # type: ignore[misc]
-            if values is not None:
-                self._open[number] = trial
-                return values
-            self._fail(trial)
+                if values is not None:
+                    self._know(number, study.get_trials(deepcopy=False)[-1])
+                    return values
         raise _none_admitted()
+
+    def _study(self, sampler: Any) -> Any:
+        import optuna
+
+        study = optuna.create_study(directions=self._directions, sampler=sampler)
+        study.add_trials(self._known.values())
+        return study
 
     def ask_again(self, number: int, values: Mapping[str, Any]) -> None:
         """Take up a trial whose values are known."""
-        if self._name is SearchName.cmaes:
-            # It keeps its state in the trials that it was asked for. The same questions have the same answers.
-            if self.ask(number) == values:
-                return
-            self._fail(self._open.pop(number))
-        # The others need not work out what is known.
-        self._study.sampler = self._sampler(f"{self._seed}/{number}/0", SearchName.random)
-        parameters = {p.key: p for p in self._space.parameters if p.key in values}
-        inner = {key: _inner(parameters[key], values[key]) for key in parameters}
-        with _quiet():
-            self._study.enqueue_trial(inner)
-            trial = self._study.ask()
-            for parameter in parameters.values():
-                _suggest(trial, parameter)
-        self._open[number] = trial
+        # Of CMA-ES, the question leaves its state in the trial; the same question has the same answer.
+        if self._name is SearchName.cmaes and self.ask(number) == values:
+            return
+        from optuna.trial import FixedTrial
+
+        parameters = [parameter for parameter in self._space.parameters if parameter.key in values]
+        trial = FixedTrial({parameter.key: _inner(parameter, values[parameter.key]) for parameter in parameters})
+        for parameter in parameters:
+            _suggest(trial, parameter)
+        self._know(number, trial)
+
+    def _know(self, number: int, trial: Any, state: str = "RUNNING", values: Sequence[float] | None = None) -> None:
+        import optuna
+
+        self._known[number] = optuna.trial.create_trial(
+            state=optuna.trial.TrialState[state],
+            values=values,
+            params=trial.params,
+            distributions=trial.distributions,
+            system_attrs=trial.system_attrs,
+            intermediate_values=getattr(trial, "intermediate_values", None),
+        )
 
     def forget(self, number: int) -> None:
         """A trial goes on with other values than it was asked for, so that its result says nothing of those."""
-        if trial := self._open.pop(number, None):
-            self._fail(trial)
+        self._known.pop(number, None)
 
     def rung(self, number: int, at: float, scores: Sequence[float]) -> None:
-        """Report a value on the way."""
-        trial = self._open.get(number)
-        if trial is not None and self._single:
-            trial.report(scores[0], int(at))
+        """Note a value on the way."""
+        if number in self._known and len(scores) == 1:
+            self._known[number].intermediate_values[int(at)] = scores[0]
+
+    def pause(self, number: int) -> None:
+        """Learn from a trial as if it were over, which it may be; when it comes further, that counts."""
+        if number in self._known:
+            self._know(number, self._known[number], "PRUNED")
 
     def end(self, number: int, scores: Sequence[float] | None, *, pruned: bool) -> None:
-        """Tell the result. A number that is none counts as a failure."""
-        from optuna.trial import TrialState
+        """Note the result. A number that is none counts as a failure."""
+        if scores is None or any(value != value for value in scores):
+            self.forget(number)
+        elif number in self._known:
+            self._know(number, self._known[number], *(("PRUNED", None) if pruned else ("COMPLETE", scores)))
 
-        trial = self._open.pop(number, None)
-        if trial is None:
-            return
-        good = scores is not None and all(value == value for value in scores)
-        with _quiet():
-            if not good:
-                self._fail(trial)
-            elif pruned:
-                self._study.tell(trial, state=TrialState.PRUNED)
-            else:
-                self._study.tell(trial, list(scores or ()))
-
-    def _fail(self, trial: Any) -> None:
-        from optuna.trial import TrialState
-
-        self._study.tell(trial, state=TrialState.FAIL)
-
-    def _sampler(self, seed: str, name: SearchName | None = None) -> Any:
+    def _sampler(self, seed: str) -> Any:
         from optuna import samplers
 
         number = random.Random(seed).randrange(2**31)
-        name = name or self._name
         with _quiet():
-            if name is SearchName.random:
-                return samplers.RandomSampler(seed=number)
-            if name is SearchName.gp:
+            if self._name is SearchName.gp:
                 return samplers.GPSampler(seed=number, deterministic_objective=False)
-            if name is SearchName.cmaes:
+            if self._name is SearchName.cmaes:
                 return samplers.CmaEsSampler(seed=number, warn_independent_sampling=False)
             return samplers.TPESampler(seed=number, multivariate=True, group=True, constant_liar=True)
 

@@ -7,6 +7,7 @@ gone on with by another trial, at any rung, by what lies in run storage alone.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import ray
@@ -27,6 +28,11 @@ it came, how long its workers trained, and with which micro batch in the end."""
 METRIC = "metric/"
 """What the names of metrics begin with in a result, to be told from Ray Tune's own entries."""
 RETRY_S = 1.0
+
+
+def metrics_of(result: Mapping[str, Any]) -> dict[str, float]:
+    """What a result says of the trial, without Ray Tune's own entries."""
+    return {name.removeprefix(METRIC): value for name, value in result.items() if name.startswith(METRIC)}
 
 
 class WarmTrial(tune.Trainable):  # type: ignore[misc]

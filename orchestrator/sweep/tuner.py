@@ -7,6 +7,7 @@ import logging
 import os
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,17 @@ from orchestrator.runtime.context import Launch
 from orchestrator.storage import open_store
 from orchestrator.sweep.ledger import State
 from orchestrator.sweep.schedulers import make_scheduler, tune_id
-from orchestrator.sweep.trainable import AT, ENDED, FAILED, INTERRUPTED, METRIC, MICRO_BATCH, SECONDS, STEP, WarmTrial
+from orchestrator.sweep.trainable import (
+    AT,
+    ENDED,
+    FAILED,
+    INTERRUPTED,
+    MICRO_BATCH,
+    SECONDS,
+    STEP,
+    WarmTrial,
+    metrics_of,
+)
 
 if TYPE_CHECKING:
     from orchestrator.sweep.engine import Conductor
@@ -48,7 +59,7 @@ def run(conductor: Conductor, plan: Plan, at_once: int, scratch: Path | None) ->
             WarmTrial,
             tune_config=tune.TuneConfig(
                 search_alg=Trials(conductor, conductor.definition.trials if waits else at_once, ending),
-                scheduler=make_scheduler(conductor.definition, conductor.book, conductor.changed),
+                scheduler=make_scheduler(conductor.definition, conductor.book, conductor.changed, conductor.goes_on),
                 num_samples=conductor.definition.trials,
                 reuse_actors=True,
             ),
@@ -96,6 +107,7 @@ class Trials(SearchAlgorithm):  # type: ignore[misc]
         self._at_once = at_once
         self._ending = ending
         self._live: set[str] = set()
+        self._handed_out: Counter[int] = Counter()
         self._experiment: Any = None
 
     @property
@@ -108,11 +120,14 @@ class Trials(SearchAlgorithm):  # type: ignore[misc]
         (self._experiment,) = experiments if isinstance(experiments, list) else [experiments]
 
     def next_trial(self) -> TuneTrial | None:
-        """The next trial, when there is room for one."""
+        """The next trial, when there is room for one; whoever comes again does so under another name."""
         if self.is_finished() or len(self._live) >= self._at_once or self._ending.reason:
             return None
-        trial, plan = self._conductor.next()
-        known_as = f"{tune_id(trial.number)}{'x' * self._conductor.lost_leaders[trial.number]}"
+        if (following := self._conductor.next()) is None:
+            return None
+        trial, plan = following
+        known_as = f"{tune_id(trial.number)}{'x' * self._handed_out[trial.number]}"
+        self._handed_out[trial.number] += 1
         self._live.add(known_as)
         spec = self._experiment.spec
         return TuneTrial(
@@ -150,19 +165,20 @@ class Notes(Callback):  # type: ignore[misc]
         """A rung was reached."""
         self._note_micro_batch(trial.config, result)
         if AT in result and not result[ENDED]:
-            self._conductor.reached(trial.config["number"], result[AT], result[STEP], _metrics(result), result[SECONDS])
+            said = metrics_of(result)
+            self._conductor.reached(trial.config["number"], result[AT], result[STEP], said, result[SECONDS])
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
-        """A trial is over: done, failed, or ended early by the scheduler."""
+        """A trial is over: done, failed, or taken from its process by the scheduler."""
         result, number = trial.last_result or {}, trial.config["number"]
         self._note_micro_batch(trial.config, result)
         if result.get(INTERRUPTED) or SECONDS not in result:
             return
-        if result[FAILED]:
-            state = State.failed
+        if result[FAILED] or result[ENDED]:
+            state = State.failed if result[FAILED] else State.finished
+            self._conductor.ended(number, state, metrics_of(result), result[SECONDS], result[FAILED])
         else:
-            state = State.finished if result[ENDED] else State.pruned
-        self._conductor.ended(number, state, _metrics(result), result[SECONDS], result[FAILED])
+            self._conductor.left_out(number)
 
     def _note_micro_batch(self, config: Mapping[str, Any], result: Mapping[str, Any]) -> None:
         """A trial that ran out of memory says only in its results how it went on."""
@@ -208,7 +224,3 @@ class Ending(Stopper):  # type: ignore[misc]
             self._conductor.store.write(paths.STOP, f"{reason}\n")
         for trial in self._conductor.book.unfinished if self.reason else ():
             open_store(self._conductor.record.trial_root(trial.number)).write(paths.STOP, f"{self.reason}\n")
-
-
-def _metrics(result: dict[str, Any]) -> dict[str, float]:
-    return {name.removeprefix(METRIC): value for name, value in result.items() if name.startswith(METRIC)}

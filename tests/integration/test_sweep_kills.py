@@ -79,6 +79,22 @@ def test_worker_and_engine_killed(ray_address: str, whole: Report) -> None:
     check_nothing_was_lost(go_on("cut"), whole)
 
 
+def test_trials_that_stand_at_rungs_when_the_engine_is_killed_go_on_when_it_is_their_turn(ray_address: str) -> None:
+    """One at a time, so that it is no matter of chance who comes to a rung first."""
+    halving = [*SPACE, "tracking=off", "job.epochs=9", "sweep.scheduler=asha", "sweep.max_concurrent=1"]
+    process = command("--name", "cut", *SMALL, f"cluster.address={ray_address}", *halving)
+    wait_for(process, lambda: (Path("runs/cut/sweep.json")).exists() and book_of("cut").count(State.paused) > 1)
+    for engine in children(process.pid, "orchestrator.sweep.engine"):
+        engine.kill()
+    assert process.wait(60) == 3
+    paused = [number for number, trial in book_of("cut").trials.items() if trial.state is State.paused]
+    whole = carry_out(ray_address, "asha", *halving)
+    report = go_on("cut")
+    check_nothing_was_lost(report, whole)
+    assert any(report.book.trials[number].at > 1 for number in paused)
+    assert {trial.state for trial in report.book.trials.values()} == {State.finished, State.pruned}
+
+
 def test_command_killed_every_trial_is_once_in_mlflow(
     ray_address: str, whole: Report, storage: Path, mlflow_environment: None
 ) -> None:

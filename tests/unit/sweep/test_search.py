@@ -76,6 +76,25 @@ def test_a_search_built_anew_from_the_ledger_goes_on_as_the_first_would_have(nam
     assert carry_on(again, range(12, 16)) == further
 
 
+def test_a_sampler_learns_from_a_trial_at_each_rung_and_counts_it_once() -> None:
+    search = make(SearchName.tpe)
+    assert isinstance(search, OptunaSearch)
+    search.ask(0)
+    search.rung(0, 1, [0.5])
+    assert search._known[0].state.name == "RUNNING"
+    search.pause(0)
+    assert search._known[0].state.name == "PRUNED"
+    search.rung(0, 3, [0.3])
+    search.pause(0)
+    assert search._known[0].intermediate_values == {1: 0.5, 3: 0.3}
+    search.ask(1)
+    search.end(0, [0.2], pruned=False)
+    assert [(trial.state.name, trial.values) for trial in search._known.values()] == [
+        ("COMPLETE", [0.2]),
+        ("RUNNING", None),
+    ]
+
+
 @pytest.mark.parametrize("name", CHANCE)
 def test_the_nth_trial_does_not_depend_on_those_before(name: SearchName) -> None:
     assert make(name).ask(7) == carry_on(make(name), range(8))[7]
@@ -120,9 +139,9 @@ def test_several_objectives_and_failed_trials_are_told() -> None:
         search.ask(number)
         search.end(number, None if number == 2 else [1.0, float("nan") if number == 3 else 2.0], pruned=False)
     assert isinstance(search, OptunaSearch)
-    states = [trial.state.name for trial in search._study.trials if trial.state.name != "RUNNING"]
-    assert states.count("COMPLETE") == 4
-    assert states.count("FAIL") >= 2
+    assert {number: trial.values for number, trial in search._known.items()} == {
+        key: [1.0, 2.0] for key in (0, 1, 4, 5)
+    }
 
 
 @pytest.mark.parametrize("name", [*CHANCE, SearchName.tpe])
