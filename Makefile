@@ -29,10 +29,11 @@ demo: $(RUN)     ## Train a small ResNet on handwritten digits with two DeepSpee
 	$(BIN)/orchestrator train experiment=demo
 
 unit: $(DEV)     ## The fast tests: no Ray, seconds
-	$(BIN)/python -m pytest -q tests/unit
+	$(BIN)/python -m pytest -q -n auto --dist loadfile tests/unit
 
 test: lint tools ## Everything CI checks: lint, types, tests on this machine
-	$(BIN)/python -m pytest -q --durations=40 tests/unit tests/integration
+	$(BIN)/python -m pytest -q -n auto --dist loadfile tests/unit
+	$(BIN)/python -m pytest -q --durations=40 tests/integration
 
 hosts: $(DEV) tools  ## Tests on several hosts, which are network namespaces of this machine (needs root)
 	$(BIN)/python -m pytest -q tests/cluster

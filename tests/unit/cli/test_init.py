@@ -48,13 +48,6 @@ def test_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert set(answer["files"]) == FILES
 
 
-def test_the_project_passes_its_own_tests(tmp_path: Path) -> None:
-    main(["init", str(tmp_path / "moons")])
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    done = subprocess.run(command, cwd=tmp_path / "moons", capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout
-
-
 def test_the_project_is_in_order_by_our_own_rules(tmp_path: Path) -> None:
     main(["init", str(tmp_path / "moons")])
     for command in (["check"], ["format", "--check", "--line-length", "120"]):

@@ -71,7 +71,7 @@ def test_what_is_missing_is_installed_once_beside_the_nodes_own(tmp_path: Path, 
     assert packages.stat().st_mtime_ns == made
     project_code.use(packages)
     assert sys.path[0] == str(packages)
-    told = subprocess.run([sys.executable, "-c", "import greeting, torch; print(greeting.WORD)"], capture_output=True,
+    told = subprocess.run([sys.executable, "-c", "import greeting, click; print(greeting.WORD)"], capture_output=True,
                           text=True, env=dict(os.environ))  # fmt: skip
     assert told.stdout.strip() == "hello", told.stderr
     assert project_code.packages_for(wanted, tmp_path) == packages, "also for a process that has them already"
