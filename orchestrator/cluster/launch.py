@@ -261,13 +261,23 @@ class Cluster:
         records = self._mlflow() if delete_records and address == self.spec.head else None
         if self._containers and not self._containers.wake(address, self._leavings(records)):
             return None
-        data = {"name": self.spec.name, "delete": asdict(records) if records else None}
-        record = self._call(address, "down", data, STOP_TIMEOUT_S, where_missing={"record": None})["record"]
+        record = self._call(address, "down", {"name": self.spec.name}, STOP_TIMEOUT_S, {"record": None})["record"]
+        if records:
+            self._delete(address, records)
         if not self.spec.own.environment:
             install.remove(self._connections, address, self.spec.name)
         if self._containers:
             self._containers.remove(address)
         return Record(**record) if record else None
+
+    def _delete(self, address: str, settings: MlflowSettings) -> None:
+        """Delete MLflow's records, wherever the environment that wrote them is by now."""
+        files, folders = mlflow_service.records(settings)
+        empty = shell_line([*folders, "~/.orchestrator"])
+        line = f"rm -rf {shell_line(files)} && {{ rmdir {empty} 2>/dev/null; true; }}"
+        done = self._connections.shell(address, line, timeout_s=STOP_TIMEOUT_S)
+        if done.returncode:
+            raise MachineError(f"{address}: MLflow's records stay: {last_line(done.stderr)}.", f"To try: {line}")
 
     def _leavings(self, records: MlflowSettings | None) -> list[str]:
         """What there is to remove on a machine."""

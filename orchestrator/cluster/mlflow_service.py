@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import secrets
-import shutil
 import ssl
 import sys
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from orchestrator.cluster import private
 from orchestrator.cluster.home import Home
@@ -128,12 +126,8 @@ def answers(home: Home, address: str) -> bool:
         return False
 
 
-def delete_records(settings: MlflowSettings) -> None:
-    """Remove the database, what lies beside it, the artifacts, and their folder if it holds nothing else."""
-    database = Path(settings.database)
-    for beside in ("", "-wal", "-shm", ".lock", ".schema.json"):
-        database.with_name(f"{database.name}{beside}").unlink(missing_ok=True)
-    shutil.rmtree(settings.artifacts, ignore_errors=True)
-    with contextlib.suppress(OSError):
-        database.parent.rmdir()
-        database.parent.parent.rmdir()
+def records(settings: MlflowSettings) -> tuple[list[str], list[str]]:
+    """The database, what lies beside it, and the artifacts; and the folders that are of no use without them."""
+    beside = [f"{settings.database}{ending}" for ending in ("", "-wal", "-shm", ".lock", ".schema.json")]
+    folder = PurePosixPath(settings.database).parent
+    return [*beside, settings.artifacts], [str(folder), str(folder.parent)]

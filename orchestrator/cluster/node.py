@@ -263,20 +263,14 @@ def _start_mlflow(
 
 
 # --- down and status -------------------------------------------------------------------------------------------------
-def down(name: str, *, delete: MlflowSettings | None = None) -> Record | None:
-    """End all that was started here, and remove all files but MLflow's records, unless these are to be deleted, too.
-
-    Returns what there was.
-    """
+def down(name: str) -> Record | None:
+    """End all that was started here, and remove all files but MLflow's records. Returns what there was."""
     place = home.of(name)
-    record = None
-    if place.folder.exists():
-        with _alone():
-            record = place.read()
-            _take_down(place)
-    if delete:
-        mlflow_service.delete_records(delete.at_home())
-        home.tidy()
+    if not place.folder.exists():
+        return None
+    with _alone():
+        record = place.read()
+        _take_down(place)
     return record
 
 
@@ -324,7 +318,7 @@ def main(verb: str) -> int:
 
 
 def _down(data: dict[str, Any]) -> dict[str, Any]:
-    record = down(data["name"], delete=MlflowSettings(**data["delete"]) if data["delete"] else None)
+    record = down(data["name"])
     return {"record": asdict(record) if record else None}
 
 

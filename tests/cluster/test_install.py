@@ -123,3 +123,15 @@ def test_what_cannot_be_installed_is_told(hosts: Hosts) -> None:
     assert done.returncode == 3
     assert f"{hosts.all[0].address}: the environment could not be installed: ERROR: " in done.stderr
     Person(hosts, told).gets("down")
+
+
+def test_records_are_deleted_also_when_the_environment_that_wrote_them_is_gone(hosts: Hosts) -> None:
+    told = spec(hosts, "fresh", hosts.all[:1])
+    del told["metadata"]["orchestrator"]["environment"]
+    records = hosts.all[0].file(HOME / ".orchestrator/mlflow/fresh")
+    (records / "artifacts/1").mkdir(parents=True)
+    (records / "mlflow.db").write_text("all that was measured")
+    Person(hosts, told).gets("down")
+    assert (records / "mlflow.db").exists()
+    Person(hosts, told).gets("down", "--delete-records")
+    assert not records.parent.parent.exists()
