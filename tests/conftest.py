@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
+
+SLOWEST_FILES = 15
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -13,6 +16,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--update-golden", action="store_true", help="write golden files anew instead of comparing with them"
     )
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Where the time went, file by file: what a long run asks one to look at first."""
+    spent: Counter[str] = Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport):
+                spent[report.nodeid.partition("::")[0]] += report.duration  # type: ignore[assignment]  # seconds
+    if terminalreporter.config.getoption("durations") is not None:
+        terminalreporter.section("slowest files")
+        for file, seconds in spent.most_common(SLOWEST_FILES):
+            terminalreporter.line(f"{seconds:7.1f}s {file}")
 
 
 @pytest.fixture(autouse=True, scope="session")
