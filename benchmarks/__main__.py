@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import tempfile
 from pathlib import Path
 
@@ -22,14 +23,19 @@ BENCHMARKS = {
 }
 
 
+def _folder(given: str | None) -> contextlib.AbstractContextManager[str]:
+    return contextlib.nullcontext(given) if given else tempfile.TemporaryDirectory(prefix="orchestrator-bench-")
+
+
 def main() -> None:
     """Command line: which benchmarks, how many pairs."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", help=f"of: {', '.join(BENCHMARKS)}; all by default")
     parser.add_argument("--pairs", type=int, default=5, help="pairs of each comparison (default 5)")
+    parser.add_argument("--folder", help="where to work; kept afterwards (default: a temporary folder)")
     arguments = parser.parse_args()
     results = []
-    with tempfile.TemporaryDirectory(prefix="orchestrator-bench-") as scratch:
+    with _folder(arguments.folder) as scratch:
         for name in arguments.names or BENCHMARKS:
             if name not in BENCHMARKS:
                 parser.error(f"there is no benchmark {name!r}: {', '.join(BENCHMARKS)}")

@@ -1,5 +1,5 @@
 """Epochs that ASHA trains until it has the loss that random search has after training every trial in full, and the loss
-that it has after a third of those epochs.
+that it has after a third of those epochs. With `--folder`, sweeps that an interrupted benchmark left finished are kept.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ from orchestrator.tracking.events import metrics_from
 
 EPOCHS = 27
 FULL = ["sweep.trials=20"]
-PRUNED = ["sweep.trials=48", "sweep.scheduler=asha", "sweep.reduction=3"]
-"""Rungs after 1, 3 and 9 epochs: a trial costs 3 epochs if the best third goes on every time, so that these cost about
-as much as a third of the others. The first 20 trials are the same."""
+PRUNED = [*FULL, "sweep.scheduler=asha", "sweep.rung=6", "sweep.reduction=4"]
+"""The same trials. Who is best in the end shows after 6 epochs, and after 1 not yet."""
 COMMON = [
     *("tracking=off", "tracking.system_metrics=false", f"job.epochs={EPOCHS}", "cluster.workers=1"),
     *("job.monitor.metric=loss", "job.monitor.mode=min"),
@@ -33,7 +32,8 @@ SPACES = {
 
 def carry_out(name: str, overrides: list[str], folder: Path) -> Book:
     """One sweep, to its end."""
-    run([ORCHESTRATOR, "sweep", "--name", name, *COMMON, *overrides], folder, is_ray_worker)
+    if not (folder / "runs" / name).exists() or record.load(str(folder / "runs"), name).book().status != "finished":
+        run([ORCHESTRATOR, "sweep", "--name", name, *COMMON, *overrides], folder, is_ray_worker)
     book = record.load(str(folder / "runs"), name).book()
     if failed := [trial.error for trial in book.trials.values() if trial.error]:
         raise SystemExit(f"trials of {name} failed: {failed}")
@@ -71,7 +71,7 @@ def pruned(book: Book, other: Measurement) -> Measurement:
 
 
 def seed(number: int, space: list[str], folder: Path) -> tuple[Measurement, Measurement]:
-    """ASHA and random search, which begin with the same trials."""
+    """ASHA and random search, over the same trials."""
     common = [*space, f"sweep.seed={number}", f"job.seed={number}"]
     whole = full(carry_out("full", [*common, *FULL], folder / "full"))
     return pruned(carry_out("pruned", [*common, *PRUNED], folder / "pruned"), whole), whole
