@@ -28,10 +28,10 @@ setup: $(DEV)    ## Install everything for working on the project into .venv
 demo: $(RUN)     ## Train a small ResNet on handwritten digits with two DeepSpeed workers
 	$(BIN)/orchestrator train experiment=demo
 
-unit: $(DEV)     ## The fast tests: no Ray, seconds
+unit: $(DEV)     ## The fast tests: no Ray, a minute
 	$(BIN)/python -m pytest -q -n auto --dist loadfile tests/unit
 
-test: lint tools ## Everything CI checks: lint, types, tests on this machine
+test: lint tools ## Lint, types, and all tests on this machine; CI runs this and make hosts
 	$(BIN)/python -m pytest -q -n auto --dist loadfile tests/unit
 	$(BIN)/python -m pytest -q --durations=40 tests/integration
 
