@@ -16,18 +16,21 @@ from orchestrator.sweep.ledger import ENDED, RUNG, Book
 from orchestrator.tracking.events import metrics_from
 
 EPOCHS = 18
-FULL = ["sweep.trials=20"]
-PRUNED = [*FULL, "sweep.scheduler=asha", "sweep.rung=3", "sweep.reduction=6"]
-"""The same trials. Who is best in the end shows after 3 epochs, and after 1 not yet; the best sixth goes on to the end."""
+FULL = ["sweep.search=random", "sweep.trials=20"]
+SAME = [*FULL, "sweep.scheduler=asha", "sweep.rung=3", "sweep.reduction=6"]
+"""The same trials. Who is best in the end shows after 3 epochs, not yet after 1; the best sixth goes on to the end."""
+CHOSEN = ["sweep.search=tpe", "sweep.trials=32", "sweep.scheduler=asha", "sweep.rung=2", "sweep.reduction=9"]
+"""Trials that the sampler chooses by what rungs tell it, as a sweep does that names no search."""
 COMMON = [
     *("tracking=off", "tracking.system_metrics=false", f"job.epochs={EPOCHS}", "cluster.workers=1"),
     *("job.monitor.metric=loss", "job.monitor.mode=min"),
-    *("sweep.search=random", "sweep.metric=loss", "sweep.mode=min", "optimizer.lr=tag(log,interval(1e-4,1e-1))"),
+    *("sweep.metric=loss", "sweep.mode=min", "optimizer.lr=tag(log,interval(1e-4,1e-1))"),
 ]
 SPACES = {
     "digits": ["job=digits", "model.width=4,8,16", "batch=32,64,128"],
     "diabetes": ["job=diabetes", "model.width=16,32,64", "model.depth=1,2,3", "batch=16,32,64"],
 }
+COMPARISONS = [("digits", "asha", SAME), ("diabetes", "asha", SAME), ("diabetes", "asha with tpe", CHOSEN)]
 
 
 def carry_out(name: str, overrides: list[str], folder: Path) -> Book:
@@ -70,24 +73,24 @@ def pruned(book: Book, other: Measurement) -> Measurement:
     }
 
 
-def seed(number: int, space: list[str], folder: Path) -> tuple[Measurement, Measurement]:
-    """ASHA and random search, over the same trials."""
-    common = [*space, f"sweep.seed={number}", f"job.seed={number}"]
-    whole = full(carry_out("full", [*common, *FULL], folder / "full"))
-    return pruned(carry_out("pruned", [*common, *PRUNED], folder / "pruned"), whole), whole
+def seed(number: int, space: str, name: str, settings: list[str], folder: Path) -> tuple[Measurement, Measurement]:
+    """ASHA and random search with one seed; of the latter, comparisons share what they have."""
+    common = [*SPACES[space], f"sweep.seed={number}", f"job.seed={number}"]
+    whole = full(carry_out("full", [*common, *FULL], folder / space / str(number)))
+    return pruned(carry_out(name, [*common, *settings], folder / space / str(number)), whole), whole
 
 
 def benchmark(pairs: int, folder: Path) -> list[Result]:
     """A pair is a seed."""
     results = []
-    for name, space in SPACES.items():
-        paired = []
+    for space, how, settings in COMPARISONS:
+        name, paired = f"{space}, {how}", []
         for number in range(pairs):
-            pair = seed(number, space, folder / name / str(number))
+            pair = seed(number, space, how.replace(" ", "-"), settings, folder)
             print(f"  {name}, seed {number}: {pair[0]}   {pair[1]}", flush=True)
             paired.append(pair)
-        what = f"{name}: epochs of ASHA to the best loss of random search"
-        result = Result(name=f"pruning-{name}", what=what, figure="epochs", target="<= 0.33", pairs=paired)
+        what = f"{name}: epochs to the best loss of random search"
+        result = Result(name=f"pruning {name}", what=what, figure="epochs", target="<= 0.33", pairs=paired)
         print(told(name, paired))
         results.append(result)
     return results
@@ -98,7 +101,7 @@ def told(name: str, pairs: list[tuple[Measurement, Measurement]]) -> str:
     third, whole = ([side["loss"] for side in sides] for sides in zip(*pairs, strict=True))
     ratios = [ratio for ours, other in pairs if math.isfinite(ratio := ours["epochs"] / other["epochs"])]
     return (
-        f"  {name}: best loss of ASHA after a third of the epochs {_spread(third)}, of random search after all "
+        f"  {name}: best loss after a third of the epochs {_spread(third)}, of random search after all "
         f"{_spread(whole)}; as good in {len(ratios)} of {len(pairs)}, after {_spread(ratios)} of the epochs"
     )
 
