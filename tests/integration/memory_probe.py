@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Callable, Iterable, Iterator
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C._profiler import _EventType
 from torch.profiler import ProfilerActivity, profile
 
 from jobs.regression import Mlp, Regression
@@ -144,7 +146,8 @@ def measure_peaks(ctx: WorkerContext) -> None:
 
 def _peak(plan: Plan) -> int:
     spec, row, task = spec_from_dict(plan.spec), plan.preferred, wide_task()
-    before = _bytes(_live())
+    # What an engine before this one has left may still be let go of, and must not be taken off then.
+    left = [weakref.ref(tensor) for tensor in _live()]
     engine = Engine(task, spec, row, torch.device("cpu"))
     engine.train(True)
 
@@ -157,22 +160,42 @@ def _peak(plan: Plan) -> int:
     # Optimizer states come with the first step, ZeRO 3 knows what to keep from the second window on.
     window()
     window()
-    peak = _bytes(_live()) - before + most_allocated(window)
+    held = _storages(_live())
+    for ref in left:
+        if (tensor := ref()) is not None:
+            held.pop(tensor.untyped_storage().data_ptr(), None)
+    peak = sum(held.values()) + most_allocated(window, held)
     engine.close()
     return peak
 
 
-def most_allocated(work: Callable[[], None]) -> int:
-    """Most bytes at one time that some work allocates beyond what was there before."""
+def most_allocated(work: Callable[[], None], held: Mapping[int, int] | None = None) -> int:
+    """Most bytes at one time that some work allocates beyond what was `held` before, by address.
+
+    Memory that is let go of without being either is of earlier work: communication keeps its last buffers for a while.
+    """
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         work()
+    sizes = dict(held or {})
     live = peak = 0
     # Threads of the backward pass and of communication have theirs; only in the order of time they add up.
-    for event in sorted(profiled.profiler.kineto_results.events(), key=lambda event: event.start_ns()):
-        if event.name() == "[memory]":
-            live += event.nbytes()
-            peak = max(peak, live)
+    tree = profiled.profiler.kineto_results.experimental_event_tree()
+    for event in sorted(_allocations(tree), key=lambda event: event.start_time_ns):
+        pointer, size = event.extra_fields.ptr, event.extra_fields.alloc_size
+        if size > 0:
+            sizes[pointer] = size
+            live += size
+        else:
+            live -= sizes.pop(pointer, 0)
+        peak = max(peak, live)
     return peak
+
+
+def _allocations(events: Iterable[Any]) -> Iterator[Any]:
+    for event in events:
+        if event.tag == _EventType.Allocation:
+            yield event
+        yield from _allocations(event.children)
 
 
 def wide_task() -> Task:
@@ -217,8 +240,12 @@ def _live() -> list[Tensor]:
 
 def _bytes(nest: Iterable[Any]) -> int:
     """Bytes of the storages behind all tensors in a nest of containers, each storage once."""
-    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in _tensors(nest)}
-    return sum(storages.values())
+    return sum(_storages(nest).values())
+
+
+def _storages(nest: Iterable[Any]) -> dict[int, int]:
+    """Their sizes, by address."""
+    return {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in _tensors(nest)}
 
 
 def _tensors(nest: Any) -> Iterator[Tensor]:
