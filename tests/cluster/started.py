@@ -89,13 +89,14 @@ def started(hosts: Hosts, told: dict[str, Any]) -> Iterator[Person]:
 
 
 def files_of(host: Host, shared: Path) -> set[str]:
-    """What lies where a host keeps what it writes, without what ssh needs there and what is shared."""
+    """What lies where a host keeps what it writes, without what ssh needs there, what is shared, and this checkout."""
+    not_its_own = {str(shared), str(Path(__file__).resolve().parents[2])}  # Python keeps compiled modules in a checkout
     found = set()
     for folder in OWN_FOLDERS:
         root = str(host.file(folder))
         for where, folders, names in os.walk(root):
             inside = folder + where.removeprefix(root)
-            folders[:] = [name for name in folders if f"{inside}/{name}" != str(shared) and name not in OF_SSH]
+            folders[:] = [name for name in folders if f"{inside}/{name}" not in not_its_own and name not in OF_SSH]
             found |= {f"{inside}/{name}" for name in names if name not in OF_SSH}
             found |= {f"{inside}/{name}/" for name in folders if not str(shared).startswith(f"{inside}/{name}/")}
     return found
