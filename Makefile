@@ -31,12 +31,12 @@ demo: $(RUN)     ## Train a small ResNet on handwritten digits with two DeepSpee
 unit: $(DEV)     ## The fast tests: no Ray, a minute
 	$(BIN)/python -m pytest -q -n auto --dist loadfile tests/unit
 
-test: lint tools ## Lint, types, and all tests on this machine; CI runs this and make hosts
+test: lint tools ## Lint, types, and all tests on this machine; CI runs this, and of make hosts one file
 	$(BIN)/python -m pytest -q -n auto --dist loadfile tests/unit
 	$(BIN)/python -m pytest -q --durations=40 tests/integration
 
 hosts: $(DEV) tools  ## Tests on several hosts, which are network namespaces of this machine (needs root)
-	$(BIN)/python -m pytest -q tests/cluster
+	$(BIN)/python -m pytest -q $(or $(ONLY),tests/cluster)
 
 saturation: $(DEV) tools  ## Three hosts whose CPUs are busy for ten minutes: none of them is given up (needs root)
 	$(BIN)/python -m tests.cluster.saturation 10
