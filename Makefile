@@ -60,11 +60,11 @@ recipes: $(DEV)  ## Train the recipes on real data: make recipes DATA=folder (an
 	$(BIN)/python -m benchmarks.recipes $(DATA)
 
 matrix: $(DEV)   ## Runs and sweeps killed at random moments, 20 seeds of each kind, against undisturbed ones (two hours; can be interrupted)
-	$(BIN)/python -m tests.integration.cuts
-	$(BIN)/python -m tests.integration.sweep_cuts
+	$(BIN)/python -m tests.integration.checkpoint.cuts
+	$(BIN)/python -m tests.integration.sweep.sweep_cuts
 
 outages: $(DEV)  ## The tracking server away for minutes during a training, and 20 kills: every point once (10 minutes)
-	ORCHESTRATOR_TEST_OUTAGE_S=60 ORCHESTRATOR_TEST_KILLS=20 $(BIN)/python -m pytest -q tests/integration/test_outages_in_training.py tests/integration/test_tracking_outages.py
+	ORCHESTRATOR_TEST_OUTAGE_S=60 ORCHESTRATOR_TEST_KILLS=20 $(BIN)/python -m pytest -q tests/integration/tracking/test_outages_in_training.py tests/integration/tracking/test_tracking_outages.py
 
 wheel: $(DEV)    ## Build dist/*.whl
 	$(BIN)/python -m build --wheel --no-isolation --outdir dist .

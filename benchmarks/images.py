@@ -15,11 +15,11 @@ import torch
 from PIL import Image
 
 from benchmarks.harness import Measurement, Result, interleave
-from jobs.image_classification import ImageClassification, photos
 from orchestrator.config.schema import Loader as Settings
-from orchestrator.plan.types import MeshShape, Row
-from orchestrator.runtime.loader import Loader, Source
-from orchestrator.runtime.sampler import Sampler
+from orchestrator.jobs.image_classification import ImageClassification, photos
+from orchestrator.plans.types import MeshShape, Row
+from orchestrator.runtime.worker.data.loader import Loader, Source
+from orchestrator.runtime.worker.data.sampler import Sampler
 
 IMAGES, SIDE, SIZE = 1600, (256, 192), 112
 BATCH, PROCESSES = 32, 2

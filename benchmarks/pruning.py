@@ -11,9 +11,9 @@ from pathlib import Path
 
 from benchmarks.harness import Measurement, Result, run
 from benchmarks.training import ORCHESTRATOR, is_ray_worker
-from orchestrator.sweep import record
-from orchestrator.sweep.ledger import ENDED, RUNG, Book
-from orchestrator.tracking.events import metrics_from
+from orchestrator.records.events import metrics_from
+from orchestrator.sweeps import record
+from orchestrator.sweeps.engine.ledger import ENDED, RUNG, Book
 
 EPOCHS = 18
 FULL = ["sweep.search=random", "sweep.trials=20"]

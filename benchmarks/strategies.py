@@ -11,7 +11,7 @@ from pathlib import Path
 from benchmarks.harness import Measurement, Result, run
 from benchmarks.training import ORCHESTRATOR, is_torchrun_worker
 from orchestrator.config.schema import StrategyName
-from orchestrator.plan.auto import COST
+from orchestrator.plans.memory.auto import COST
 
 STEPS, WARM = 120, 20
 TOLERANCE = 1.05

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import Measurement, Result, interleave
-from orchestrator.storage import open_store
+from orchestrator.foundation.storage import open_store
+from orchestrator.records.events import METRICS, EventWriter
+from orchestrator.records.spool import Spool
 from orchestrator.tracking import client as mlflow_client
 from orchestrator.tracking.backlog import Backlog
-from orchestrator.tracking.events import METRICS, EventWriter
 from orchestrator.tracking.forwarder import Forwarder
 from orchestrator.tracking.ledger import Ledger
-from orchestrator.tracking.spool import Spool
 from orchestrator.tracking.store import prepare, resolve_uri
 
 NAMES = [f"train/metric-{number}" for number in range(5)]

@@ -51,7 +51,7 @@ class OrchestratorSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Search; returns the best value, or of several objectives the front."""
-        from orchestrator.sweep import hydra_app
+        from orchestrator.sweeps import hydra_app
 
         return hydra_app.carry_out(
             hydra_app.read(arguments, self._settings, self.hydra_context, self.config), self._launch

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, gelu, scaled_dot_product_attention
 
 from orchestrator import Task
-from orchestrator.data import tables
 from orchestrator.data.prepared import Prepared, PreparedDataset
+from orchestrator.data.readers import tables
 from orchestrator.data.records import Source, Splits
 from orchestrator.data.text import Kind, Packed, decoder
 

@@ -14,15 +14,15 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, relu
 from torch.utils.data import TensorDataset
 
-from jobs.bundled import bundled
-from jobs.splits import split_indices
 from orchestrator import Task
-from orchestrator.data import files
 from orchestrator.data.images import Images, Randomly
 from orchestrator.data.prepared import Prepared, PreparedDataset
+from orchestrator.data.readers import files
 from orchestrator.data.records import Splits
 from orchestrator.errors import ConfigError
-from orchestrator.runtime.answers import of_batch
+from orchestrator.jobs.bundled import bundled
+from orchestrator.jobs.splits import split_indices
+from orchestrator.runtime.worker.evaluation.answers import of_batch
 
 
 class ImageClassification(Task):

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 from torch.utils.data import TensorDataset
 
-from jobs.bundled import bundled
-from jobs.splits import split_indices
 from orchestrator import Task
-from orchestrator.data import tables
 from orchestrator.data.columns import Columns
 from orchestrator.data.prepared import Prepared, PreparedDataset
+from orchestrator.data.readers import tables
 from orchestrator.data.records import Splits
 from orchestrator.errors import ConfigError
+from orchestrator.jobs.bundled import bundled
+from orchestrator.jobs.splits import split_indices
 
 
 class Regression(Task):

@@ -4,7 +4,7 @@ Train it:  orchestrator train job=keywords data.path=spoken_digits "data.test_na
            orchestrator train job=speech data.path=recordings.tsv model.tokens=30
            orchestrator train job=speech data.path=recordings.tsv model=conformer model.tokens=30
            orchestrator train job=speech data.path=recordings.tsv model=wav2vec2 model.tokens=30 data.features=waveform
-           orchestrator train job=speech data.path=recordings.tsv job.task=jobs.speech_recognition:BeamSearch
+           orchestrator train job=speech job.task=orchestrator.jobs.speech_recognition:BeamSearch data.path=...
            orchestrator train job=digit_strings data.path=spoken_digits "data.test_names='*_[0-4].wav'"
 """
 
@@ -20,14 +20,15 @@ from torch import Tensor, nn
 from torch.nn.functional import ctc_loss
 from torch.nn.utils.rnn import pad_sequence
 
-from jobs.image_classification import class_loss
 from orchestrator import Task
-from orchestrator.data import files, text
+from orchestrator.data import text
 from orchestrator.data.audio import LogMel, Recordings, Waveform
 from orchestrator.data.prepared import Prepared, PreparedDataset
+from orchestrator.data.readers import files
 from orchestrator.data.records import Splits
 from orchestrator.errors import ConfigError
-from orchestrator.runtime.answers import of_batch
+from orchestrator.jobs.image_classification import class_loss
+from orchestrator.runtime.worker.evaluation.answers import of_batch
 
 BLANK = text.UNKNOWN
 """The token for "nothing new"; transcripts have no unknown characters."""

@@ -14,13 +14,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from jobs.image_classification import class_loss
 from orchestrator import Measured, Task
-from orchestrator.data import tables, text
+from orchestrator.data import text
 from orchestrator.data.preparation import need
 from orchestrator.data.prepared import Prepared, PreparedDataset
+from orchestrator.data.readers import tables
 from orchestrator.data.records import Splits
-from orchestrator.runtime.answers import of_batch
+from orchestrator.jobs.image_classification import class_loss
+from orchestrator.runtime.worker.evaluation.answers import of_batch
 
 Batch = tuple[Tensor, Tensor, Tensor]
 

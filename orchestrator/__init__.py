@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import OrchestratorError
+from orchestrator.foundation.version import __version__
 
 if TYPE_CHECKING:
-    from orchestrator.cli.api import Job, Result, job, jobs, submit
-    from orchestrator.runtime.reporting import checkpoint, report
-    from orchestrator.runtime.task import Measured, Task
+    from orchestrator.api import Job, Result, job, runs, submit
+    from orchestrator.runtime.worker.reporting import checkpoint, report
+    from orchestrator.task import Measured, Task
 
-__version__ = "0.1.0"
 __all__ = [
     "Job",
     "Measured",
@@ -21,21 +21,21 @@ __all__ = [
     "__version__",
     "checkpoint",
     "job",
-    "jobs",
     "report",
+    "runs",
     "submit",
 ]
 
 _LATER = {
-    "Job": "orchestrator.cli.api:Job",
-    "Measured": "orchestrator.runtime.task:Measured",
-    "Result": "orchestrator.cli.api:Result",
-    "Task": "orchestrator.runtime.task:Task",
-    "checkpoint": "orchestrator.runtime.reporting:checkpoint",
-    "hand_in": "orchestrator.cli.api:submit",
-    "job": "orchestrator.cli.api:job",
-    "jobs": "orchestrator.cli.api:jobs",
-    "report": "orchestrator.runtime.reporting:report",
+    "Job": "orchestrator.api:Job",
+    "Measured": "orchestrator.task:Measured",
+    "Result": "orchestrator.api:Result",
+    "Task": "orchestrator.task:Task",
+    "checkpoint": "orchestrator.runtime.worker.reporting:checkpoint",
+    "job": "orchestrator.api:job",
+    "report": "orchestrator.runtime.worker.reporting:report",
+    "runs": "orchestrator.api:runs",
+    "submit": "orchestrator.api:submit",
 }
 """Where names of the API are made; imported when they are asked for, so that `orchestrator --help` stays quick."""
 
@@ -44,8 +44,6 @@ def __getattr__(name: str) -> object:
     """Find what is imported late."""
     import importlib
 
-    if name == "submit":  # the package of this name can be called
-        return importlib.import_module("orchestrator.submit")
     if name in _LATER:
         module, _, attribute = _LATER[name].partition(":")
         return getattr(importlib.import_module(module), attribute)

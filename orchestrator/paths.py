@@ -88,6 +88,12 @@ def shipped_conf() -> Path:
     return installed if installed.is_dir() else Path(__file__).parent.parent / "conf"
 
 
+def shipped_jobs() -> Path:
+    """The Tasks we ship, which are imported as `orchestrator.jobs`: beside the package in a checkout."""
+    installed = Path(__file__).parent / "jobs"
+    return installed if (installed / "regression.py").is_file() else Path(__file__).parent.parent / "jobs"
+
+
 def pins() -> Path | None:
     """The file of exact versions we are tested with: inside the package, or beside it in a checkout."""
     installed = Path(__file__).parent / "_constraints.txt"

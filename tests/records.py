@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from orchestrator.plan.types import FORMAT, MeshShape, Plan, Row, WorkerResources
+from orchestrator.plans.types import FORMAT, MeshShape, Plan, Row, WorkerResources
 
 
 def plan_with(storage: Path | str, spec: dict[str, Any], deepspeed: dict[str, Any] | None = None) -> Plan:
@@ -21,7 +21,7 @@ def plan_with(storage: Path | str, spec: dict[str, Any], deepspeed: dict[str, An
     return Plan(
         format=FORMAT,
         job="digits",
-        task="jobs.image_classification:ImageClassification",
+        task="orchestrator.jobs.image_classification:ImageClassification",
         strategy="zero2",
         precision="fp32",
         seed=7,

@@ -14,15 +14,16 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from orchestrator.config import load, targets
-from orchestrator.plan.inventory import Inventory, Node
-from orchestrator.plan.make import make
-from orchestrator.runtime.catalog import Progress
-from orchestrator.runtime.checkpoint import Checkpoints, Retention
-from orchestrator.runtime.collective import Agreement
-from orchestrator.runtime.engine import Engine
-from orchestrator.runtime.task import Batch, Task
-from orchestrator.storage import LocalStore
+from orchestrator.config import load
+from orchestrator.config.targets import targets
+from orchestrator.foundation.storage import LocalStore
+from orchestrator.plans.make import make
+from orchestrator.plans.placement.inventory import Inventory, Node
+from orchestrator.runtime.checkpoint.catalog import Progress
+from orchestrator.runtime.checkpoint.checkpoint import Checkpoints, Retention
+from orchestrator.runtime.worker.collective import Agreement
+from orchestrator.runtime.worker.engine import Engine
+from orchestrator.task import Batch, Task
 
 OVERRIDES = ["job=diabetes", "strategy=zero1", "model.width=3600", "model.depth=8", "batch=8", "tracking=off"]
 """Ninety million parameters: 1.1 GB with Adam's moments."""

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, DistributedSampler
 
-from jobs.image_classification import SmallResNet, digits
+from orchestrator.jobs.image_classification import SmallResNet, digits
 
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # or its first start compiles for minutes
 plan = json.load(open(sys.argv[1]))

@@ -25,7 +25,7 @@ def train_digits(config, report):
     from torch.nn.functional import cross_entropy
     from torch.utils.data import DataLoader, DistributedSampler
 
-    from jobs.image_classification import SmallResNet, digits
+    from orchestrator.jobs.image_classification import SmallResNet, digits
 
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # or its first start compiles for minutes
     settings = json.loads(json.dumps(PLAN["rows"][-1]["deepspeed"]))

@@ -15,33 +15,39 @@ from typing import Any
 
 import click
 
-from orchestrator import __version__
 from orchestrator.errors import OrchestratorError, did_you_mean
+from orchestrator.foundation.version import __version__
 
 VERBS = {
-    "plan": ("orchestrator.cli.plan:plan", "Show exactly what would run, without running it."),
-    "preprocess": ("orchestrator.cli.preprocess:preprocess", "Prepare a job's data, for all runs to come."),
-    "train": ("orchestrator.cli.train:train", "Plan a job and run it here."),
-    "submit": ("orchestrator.cli.submit:submit", "Hand a job to the cluster, to run while nobody waits."),
-    "stop": ("orchestrator.cli.stop:stop", "Have a run save a checkpoint and end."),
-    "rerun": ("orchestrator.cli.rerun:rerun", "Submit once more what a run was."),
-    "sweep": ("orchestrator.cli.sweep:sweep", "Search over settings: many trials, on workers that stay warm."),
-    "resume": ("orchestrator.cli.train:resume", "Go on with a run from its newest checkpoint."),
-    "runs": ("orchestrator.cli.runs:runs", "List runs; look into one of them."),
-    "jobs": ("orchestrator.cli.jobs:jobs", "List jobs that were submitted; look into one of them."),
-    "logs": ("orchestrator.cli.logs:logs", "Show, or follow, what a run's workers print."),
-    "attach": ("orchestrator.cli.attach:attach", "Watch a run until it is over."),
-    "why": ("orchestrator.cli.why:why", "Tell what a job waits for, and what would start it."),
-    "evaluate": ("orchestrator.cli.evaluate:evaluate", "Judge a run's model anew: any checkpoint, split or data."),
-    "export": ("orchestrator.cli.export:export", "Write a run's model as one file, from any checkpoint."),
-    "ui": ("orchestrator.cli.ui:ui", "Open MLflow's page on the recorded runs."),
-    "up": ("orchestrator.cli.up:up", "Start Ray and an MLflow server on this machine, to stay."),
-    "down": ("orchestrator.cli.up:down", "End what `up` started."),
-    "status": ("orchestrator.cli.up:status", "Show what `up` started."),
-    "cluster": ("orchestrator.cli.cluster:cluster", "Start, look at and end a cluster of several machines."),
-    "init": ("orchestrator.cli.init:init", "Start a project of your own: a Task, its config and a test."),
-    "doctor": ("orchestrator.cli.doctor:doctor", "Check what this machine has and lacks for training."),
-    "completion": ("orchestrator.cli.completion:completion", "Print the script that completes commands in your shell."),
+    "plan": ("orchestrator.cli.verbs.plan:plan", "Show exactly what would run, without running it."),
+    "preprocess": ("orchestrator.cli.verbs.preprocess:preprocess", "Prepare a job's data, for all runs to come."),
+    "train": ("orchestrator.cli.verbs.train:train", "Plan a job and run it here."),
+    "submit": ("orchestrator.cli.verbs.submit:submit", "Hand a job to the cluster, to run while nobody waits."),
+    "stop": ("orchestrator.cli.verbs.stop:stop", "Have a run save a checkpoint and end."),
+    "rerun": ("orchestrator.cli.verbs.rerun:rerun", "Submit once more what a run was."),
+    "sweep": ("orchestrator.cli.verbs.sweep:sweep", "Search over settings: many trials, on workers that stay warm."),
+    "resume": ("orchestrator.cli.verbs.train:resume", "Go on with a run from its newest checkpoint."),
+    "runs": ("orchestrator.cli.verbs.runs:runs", "List runs; look into one of them."),
+    "jobs": ("orchestrator.cli.verbs.jobs:jobs", "List jobs that were submitted; look into one of them."),
+    "logs": ("orchestrator.cli.verbs.logs:logs", "Show, or follow, what a run's workers print."),
+    "attach": ("orchestrator.cli.verbs.attach:attach", "Watch a run until it is over."),
+    "why": ("orchestrator.cli.verbs.why:why", "Tell what a job waits for, and what would start it."),
+    "evaluate": (
+        "orchestrator.cli.verbs.evaluate:evaluate",
+        "Judge a run's model anew: any checkpoint, split or data.",
+    ),
+    "export": ("orchestrator.cli.verbs.export:export", "Write a run's model as one file, from any checkpoint."),
+    "ui": ("orchestrator.cli.verbs.ui:ui", "Open MLflow's page on the recorded runs."),
+    "up": ("orchestrator.cli.verbs.up:up", "Start Ray and an MLflow server on this machine, to stay."),
+    "down": ("orchestrator.cli.verbs.up:down", "End what `up` started."),
+    "status": ("orchestrator.cli.verbs.up:status", "Show what `up` started."),
+    "cluster": ("orchestrator.cli.verbs.cluster:cluster", "Start, look at and end a cluster of several machines."),
+    "init": ("orchestrator.cli.verbs.init:init", "Start a project of your own: a Task, its config and a test."),
+    "doctor": ("orchestrator.cli.verbs.doctor:doctor", "Check what this machine has and lacks for training."),
+    "completion": (
+        "orchestrator.cli.verbs.completion:completion",
+        "Print the script that completes commands in your shell.",
+    ),
 }
 """Where each verb lives, and its line in the help."""
 
@@ -125,14 +131,14 @@ def cli(context: click.Context, verbose: bool) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; nothing but the code comes out of here."""
-    from orchestrator.environment import quiet_telemetry
+    from orchestrator.foundation.environment import quiet_telemetry
 
     quiet_telemetry(os.environ)
     args = list(sys.argv[1:] if argv is None else argv)
     if _verbose(args):
         _log_everything()
     if f"_{_program()}_COMPLETE".upper() in os.environ:
-        importlib.import_module("orchestrator.cli.completion")  # registers our bash completion with click
+        importlib.import_module("orchestrator.cli.verbs.completion")  # registers our bash completion with click
     try:
         _find_cluster(args)
         code = cli.main(args, prog_name=_program(), standalone_mode=False)
@@ -158,7 +164,7 @@ def _find_cluster(args: Sequence[str]) -> None:
 
     words = [arg for arg in args if not arg.startswith("-")]
     if USE_CLUSTER & {" ".join(words[:1]), " ".join(words[:2])} and paths.own_home().is_dir():
-        from orchestrator.cluster import here
+        from orchestrator.cluster.node import here
 
         here.adopt(os.environ)
 

@@ -59,13 +59,13 @@ class ConfigArgs:
 
 
 def _complete(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[Any]:
-    from orchestrator.cli.words import complete
+    from orchestrator.cli.candidates import complete
 
     return list(complete(incomplete))
 
 
 def _complete_config_names(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[Any]:
-    from orchestrator.cli.words import options
+    from orchestrator.cli.candidates import options
 
     return [name for name in options("") if name.startswith(incomplete)]
 
@@ -75,12 +75,12 @@ def complete_runs(context: click.Context, parameter: click.Parameter, incomplete
     takes seconds.
     """
     from orchestrator import paths
-    from orchestrator.submit import subject
-    from orchestrator.tracking.runs import LAST
+    from orchestrator.records import finder
+    from orchestrator.records.runs import LAST
 
     parent = context.parent.params.get("storage") if context.parent else None
     storage = context.params.get("storage") or parent
-    known = [] if storage and paths.is_url(storage) else sorted(subject.roots(storage))
+    known = [] if storage and paths.is_url(storage) else sorted(finder.roots(storage))
     return [name for name in (LAST, *known) if known and name.startswith(incomplete)]
 
 

@@ -36,11 +36,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from orchestrator import paths
-from orchestrator.config import diagnose, keys
-from orchestrator.config.provenance import ConfigFile, Origins, shown
+from orchestrator.config.explain import diagnose, keys
+from orchestrator.config.explain.provenance import ConfigFile, Origins, shown
+from orchestrator.config.explain.values import first_line, in_value
 from orchestrator.config.schema import JobSpec
 from orchestrator.config.spec import on_schema
-from orchestrator.config.values import first_line, in_value
 from orchestrator.errors import ConfigError, did_you_mean
 
 ConfigStore.instance().store(name="schema", node=JobSpec, provider="orchestrator")

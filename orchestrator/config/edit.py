@@ -14,7 +14,7 @@ def changed(tree: Mapping[str, Any], overrides: Sequence[str], group: str) -> di
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import OverrideParseException
 
-    from orchestrator.config import diagnose
+    from orchestrator.config.explain import diagnose
 
     edited = copy.deepcopy(dict(tree))
     try:

@@ -9,12 +9,14 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from orchestrator.config import compose, exports, keys, targets
+from orchestrator.config import compose
 from orchestrator.config.compose import show as show
-from orchestrator.config.provenance import Origins
+from orchestrator.config.explain import keys
+from orchestrator.config.explain.provenance import Origins
+from orchestrator.config.explain.values import in_value
 from orchestrator.config.schema import JobSpec
 from orchestrator.config.spec import spec_from_dict as spec_from_dict
-from orchestrator.config.values import in_value
+from orchestrator.config.targets import exports, targets
 from orchestrator.errors import ConfigError
 
 

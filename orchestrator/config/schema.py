@@ -14,8 +14,8 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from orchestrator.config import units
 from orchestrator.errors import ConfigError
+from orchestrator.foundation import units
 
 
 class StrategyName(Enum):

@@ -10,9 +10,9 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from orchestrator.config.provenance import Origins
+from orchestrator.config.explain.provenance import Origins
+from orchestrator.config.explain.values import in_value, with_origin
 from orchestrator.config.schema import JobSpec
-from orchestrator.config.values import in_value, with_origin
 from orchestrator.errors import ConfigError
 
 

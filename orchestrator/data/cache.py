@@ -23,7 +23,7 @@ from orchestrator.data.arrays import Arrays, ArrayWriter
 from orchestrator.data.preparation import Facts, Preparation
 from orchestrator.data.records import NAME, Problem, Records, Splits
 from orchestrator.errors import DataError, StorageError
-from orchestrator.storage import sync_folder, sync_tree
+from orchestrator.foundation.storage import sync_folder, sync_tree
 
 FORMAT = 1
 RECORD = "prepared.json"

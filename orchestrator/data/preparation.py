@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from orchestrator import paths
-from orchestrator.config import exports, targets
+from orchestrator.config.targets import exports, targets
 from orchestrator.data.arrays import Array
 from orchestrator.data.records import Record
 from orchestrator.errors import MachineError, TargetError
@@ -120,7 +120,7 @@ def parameters(preparation: Preparation) -> dict[str, Any]:
 
 def sources(preparation: Preparation) -> list[Path]:
     """The files with the code of a preparation, its bases and this room."""
-    own = {Path(file) for file in Path(__file__).parent.glob("*.py")}
+    own = {Path(file) for file in Path(__file__).parent.rglob("*.py")}
     theirs = {Path(inspect.getfile(base)) for base in type(preparation).__mro__ if base is not object}
     return sorted(own | theirs)
 

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator.cluster import project_code
 from orchestrator.data import build
 from orchestrator.data.build import Builder, Outcome
 from orchestrator.data.preparation import Facts, Preparation
 from orchestrator.data.records import Record
+from orchestrator.project import unpack
 
 PATIENCE_S = 5.0
 """What this process can do alone in so many seconds is not worth the start of Ray."""
@@ -76,7 +76,7 @@ def _prepare_chunk(row: dict[str, Any], code: bytes, project: str) -> dict[str, 
 def _preparer(code: bytes, project: str) -> Any:
     """Made once in each process: reading a vocabulary takes longer than using it. `project`: a folder, or a package."""
     if project.endswith(".zip"):
-        project = str(project_code.ready(project))
+        project = str(unpack.ready(project))
     if project not in sys.path and Path(project).is_dir():
         sys.path.insert(0, project)
     preparation, facts = pickle.loads(code)  # noqa: S301 - what our own process sent

@@ -14,12 +14,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from orchestrator.config import targets
+from orchestrator.config.targets import targets
 from orchestrator.data import build
 from orchestrator.data.cache import Ready
 from orchestrator.data.records import SPLITS
-from orchestrator.environment import TELEMETRY_OFF
 from orchestrator.errors import MachineError, OrchestratorError
+from orchestrator.foundation.environment import TELEMETRY_OFF
 
 _OUT = 1
 """Where lines go; libraries that print are led elsewhere."""

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 from orchestrator import paths
 from orchestrator.errors import ConfigError, StorageError
 from orchestrator.models.export import BEST, find, opened_checkpoint
-from orchestrator.tracking.runs import RunRecord
+from orchestrator.records.runs import RunRecord
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from orchestrator.runtime.task import Dataset, Task
+    from orchestrator.task import Dataset, Task
 
 SPLITS = ("train", "val", "test")
 
@@ -68,10 +68,12 @@ def evaluate(
     record: RunRecord, *, checkpoint: str = BEST, split: str = "test", overrides: Sequence[str] = (), name: str = ""
 ) -> Evaluation:
     """Compute a split's metrics with a checkpoint's model, in this process, and keep them in the run's folder."""
-    from orchestrator.config import edit, load, targets
-    from orchestrator.runtime import evaluated, hardware
-    from orchestrator.runtime.answers import Answers
-    from orchestrator.runtime.catalog import step_of
+    from orchestrator.config import edit, load
+    from orchestrator.config.targets import targets
+    from orchestrator.runtime.checkpoint.catalog import step_of
+    from orchestrator.runtime.worker import hardware
+    from orchestrator.runtime.worker.evaluation import results
+    from orchestrator.runtime.worker.evaluation.answers import Answers
 
     started, plan = time.monotonic(), record.plan
     tree = edit.changed(plan.spec, overrides, "data")
@@ -87,7 +89,7 @@ def evaluate(
     metrics = _metrics(task, model, dataset, split, plan.preferred.micro_batch, answers, device)
     about = {"checkpoint": chosen, "step": step_of(chosen), "split": split, "metrics": metrics}
     changed = {key: tree["data"][key] for key in tree["data"] if tree["data"][key] != plan.spec["data"].get(key)}
-    classes = evaluated.class_names(dataset)
+    classes = results.class_names(dataset)
     return Evaluation(
         run=record.id,
         checkpoint=chosen,
@@ -98,7 +100,7 @@ def evaluate(
         items=len(dataset),
         seconds=round(time.monotonic() - started, 1),
         metrics=metrics,
-        files=evaluated.keep(record.store, name, about | {"data": changed}, answers.rows, classes),
+        files=results.keep(record.store, name, about | {"data": changed}, answers.rows, classes),
     )
 
 
@@ -106,9 +108,9 @@ def _metrics(
     task: Task, model: nn.Module, dataset: Dataset, split: str, batch: int, answers: Any, device: torch.device
 ) -> dict[str, float]:
     from orchestrator.config.schema import Loader as Settings
-    from orchestrator.runtime.evaluation import evaluate as over_batches
-    from orchestrator.runtime.loader import Loader, Source
-    from orchestrator.runtime.sampler import split_evenly
+    from orchestrator.runtime.worker.data.loader import Loader, Source
+    from orchestrator.runtime.worker.data.sampler import split_evenly
+    from orchestrator.runtime.worker.evaluation.evaluation import evaluate as over_batches
 
     alone = Alone(model)
     loader = Loader(Source(task=task, dataset=dataset, split=split), Settings(), pin=False)
@@ -123,7 +125,7 @@ def _model(record: RunRecord, checkpoint: str, task: Task) -> nn.Module:
     """The Task's model with the checkpoint's weights, tensor by tensor."""
     import torch
 
-    from orchestrator.runtime.whole_model import WholeModel
+    from orchestrator.runtime.checkpoint.whole_model import WholeModel
 
     with opened_checkpoint(record, checkpoint) as opened:
         model, whole = task.build_model(), WholeModel(opened.reader())

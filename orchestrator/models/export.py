@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator import paths
 from orchestrator.errors import ConfigError, StorageError
+from orchestrator.foundation.storage import write_atomically
 from orchestrator.models.pyfunc import DESCRIPTION, FORMAT, WEIGHTS
-from orchestrator.storage import write_atomically
-from orchestrator.tracking.runs import RunRecord
+from orchestrator.records.runs import RunRecord
 
 if TYPE_CHECKING:
-    from orchestrator.runtime.catalog import Catalog, OpenCheckpoint
+    from orchestrator.runtime.checkpoint.catalog import Catalog, OpenCheckpoint
 
 BEST, LAST = "best", "last"
 
@@ -37,7 +37,7 @@ class Exported:
 
 def find(record: RunRecord, which: str = BEST) -> str:
     """A checkpoint's name. `which`: best (the last, where none was judged), last, a step or a name."""
-    from orchestrator.runtime.catalog import require
+    from orchestrator.runtime.checkpoint.catalog import require
 
     catalog = _catalog(record)
     last = catalog.last()
@@ -52,8 +52,8 @@ def export(record: RunRecord, folder: Path, *, checkpoint: str = BEST, dtype: st
     A checkpoint is checked before it is read, tensors are copied one at a time, and the file gets its name when it is
     complete.
     """
-    from orchestrator.runtime.catalog import step_of
-    from orchestrator.runtime.whole_model import WholeModel
+    from orchestrator.runtime.checkpoint.catalog import step_of
+    from orchestrator.runtime.checkpoint.whole_model import WholeModel
 
     name = find(record, checkpoint)
     _check_folder(folder)
@@ -93,7 +93,7 @@ def opened_checkpoint(record: RunRecord, name: str) -> Iterator[OpenCheckpoint]:
 
 
 def _catalog(record: RunRecord) -> Catalog:
-    from orchestrator.runtime.catalog import Catalog
+    from orchestrator.runtime.checkpoint.catalog import Catalog
 
     return Catalog(record.store.child(paths.CHECKPOINTS))
 
@@ -113,7 +113,7 @@ def _dtype(name: str) -> Any:
 
 def _describe(record: RunRecord, name: str) -> dict[str, Any]:
     """How to build the module that the weights go into; inputs and outputs as the final model has them."""
-    from orchestrator.runtime.catalog import step_of
+    from orchestrator.runtime.checkpoint.catalog import step_of
 
     final: dict[str, Any] = {}
     if record.store.exists(f"{paths.MODEL}/{DESCRIPTION}"):

@@ -95,7 +95,7 @@ def rebuild(folder: Path) -> torch.nn.Module:
 
 def _build(description: dict[str, Any]) -> torch.nn.Module:
     """The seam to the config room: a new module, as the Task of the run builds it."""
-    from orchestrator.config import targets
+    from orchestrator.config.targets import targets
 
     module: torch.nn.Module = targets.bind(description["spec"], project=paths.project_dir()).task().build_model()
     return module

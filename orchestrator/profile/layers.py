@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from orchestrator.plan.profile_types import Parameter
+from orchestrator.plans.memory.profile_types import Parameter
 
 KV_HEADS = (
     "num_key_value_heads",

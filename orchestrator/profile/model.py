@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map_only
 
 from orchestrator.config.schema import JobSpec, PrecisionName
-from orchestrator.plan.profile_types import Activations, ModelProfile
+from orchestrator.plans.memory.profile_types import Activations, ModelProfile
 from orchestrator.profile import ctc, layers
 from orchestrator.profile.trace import PeakMemory
 
@@ -20,7 +20,7 @@ DTYPES = {PrecisionName.fp32: torch.float32, PrecisionName.bf16: torch.bfloat16,
 
 
 class Trainable(Protocol):
-    """The part of a Task (orchestrator.runtime.task) that a profile is made of."""
+    """The part of a Task (orchestrator.task) that a profile is made of."""
 
     def build_model(self) -> nn.Module: ...
 

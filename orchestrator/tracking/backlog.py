@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from orchestrator import paths
-from orchestrator.storage import Store
-from orchestrator.tracking.events import FINISHED, METRICS, Event, read_event
+from orchestrator.foundation.storage import Store
+from orchestrator.records.events import FINISHED, METRICS, Event, read_event
 from orchestrator.tracking.ledger import Ledger
 from orchestrator.tracking.params import name_for_mlflow
 

@@ -10,8 +10,8 @@ import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from orchestrator.environment import quiet_telemetry
 from orchestrator.errors import TrackingError
+from orchestrator.foundation.environment import quiet_telemetry
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from orchestrator import paths
 from orchestrator.errors import TrackingError
+from orchestrator.records.runs import RunRecord
 from orchestrator.tracking import client as mlflow_client
 from orchestrator.tracking import sync
-from orchestrator.tracking.runs import RunRecord
 from orchestrator.tracking.store import prepare
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator import paths
-from orchestrator.storage import Store
+from orchestrator.foundation.storage import Store
 
 
 @dataclass(kw_only=True)

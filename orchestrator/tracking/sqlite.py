@@ -19,7 +19,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from orchestrator.errors import TrackingError
-from orchestrator.storage import write_atomically
+from orchestrator.foundation.storage import write_atomically
 
 LOCK_TIMEOUT_S = 120.0
 NETWORK_FILE_SYSTEMS = ("nfs", "cifs", "smb", "lustre", "gpfs", "beegfs", "ceph", "glusterfs", "fuse.", "9p", "afs")

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from orchestrator import paths
 from orchestrator.config import schema
 from orchestrator.errors import OrchestratorError, StorageError
-from orchestrator.plan.types import Plan
+from orchestrator.plans.types import Plan
+from orchestrator.records.runs import RunRecord, Status, is_over, load, refuse_second_driver
 from orchestrator.tracking.backlog import Backlog
 from orchestrator.tracking.ledger import Ledger
-from orchestrator.tracking.mlflow_sink import MlflowSink
-from orchestrator.tracking.runs import RunRecord, Status, is_over, load, refuse_second_driver
+from orchestrator.tracking.sink import MlflowSink
 from orchestrator.tracking.store import TrackingStore, resolve_uri, without_password
 
 PATIENCE_S = 30.0

@@ -6,9 +6,9 @@ import getpass
 import subprocess
 from pathlib import Path
 
-from orchestrator import __version__
-from orchestrator.plan.types import Plan
-from orchestrator.tracking.runs import RunRecord
+from orchestrator.foundation.version import __version__
+from orchestrator.plans.types import Plan
+from orchestrator.records.runs import RunRecord
 from orchestrator.tracking.store import without_password
 
 GIT_TIMEOUT_S = 5.0

@@ -29,11 +29,11 @@ time.time = shifted
 """
 """Run by every Python of a host when it starts: namespaces give no clock of its own to a host."""
 LISTEN = """
-import sys; from orchestrator.cluster.link import Listener
+import sys; from orchestrator.cluster.check.link import Listener
 print(Listener(sys.argv[1], bytes(16)).port, flush=True); sys.stdin.read()
 """
 MEASURE = """
-import json, sys; from orchestrator.cluster.link import measure
+import json, sys; from orchestrator.cluster.check.link import measure
 print(json.dumps(measure(sys.argv[1], int(sys.argv[2]), bytes(16))))
 """
 

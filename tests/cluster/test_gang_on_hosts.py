@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.cluster.ray_service import FAULTS
+from orchestrator.cluster.node.ray_service import FAULTS
 from tests.cluster.hosts import ROOT, Host, Hosts
 from tests.cluster.ray_hosts import ENVIRONMENT, join, start_head
 
@@ -24,8 +24,8 @@ WAY_S = 90
 def gang(host: Host, address: str, root: Path, entry: str, **plan: Any) -> Iterator[subprocess.Popen[str]]:
     """The process that speaks to Ray, with two workers."""
     launch = {"run_id": "probe", "attempt": 1, "root": str(root), "project": str(ROOT), "world_size": 2, "plan": plan}
-    launch["entry"] = f"tests.integration.gang_probes:{entry}"
-    command = [sys.executable, "-m", "tests.integration.gang_script", address, json.dumps(launch)]
+    launch["entry"] = f"tests.integration.launch.gang_probes:{entry}"
+    command = [sys.executable, "-m", "tests.integration.launch.gang_script", address, json.dumps(launch)]
     with host.popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as process:
         yield process
         process.kill()

@@ -23,8 +23,8 @@ STEPS = """
 import json, sys
 from pathlib import Path
 from orchestrator.cluster import cluster_spec, wheel
-from orchestrator.cluster.install import Installer
-from orchestrator.cluster.launch import Cluster
+from orchestrator.cluster.launch.install import Installer
+from orchestrator.cluster.launch.cluster import Cluster
 spec = cluster_spec.read(Path(sys.argv[1]))
 if sys.argv[2:]:
     name, data = wheel.build()

@@ -12,7 +12,7 @@ import pytest
 from tests.cluster.hosts import HOME, Hosts
 from tests.cluster.laptop import TWO_HOSTS, Laptop, soon
 from tests.cluster.started import PYTHON, spec, started
-from tests.integration.script_runs import BOTH, Script, kill, scripts_of, worker_of
+from tests.integration.train.script_runs import BOTH, Script, kill, scripts_of, worker_of
 
 pytestmark = pytest.mark.timeout(400)
 READ_STEPS = """

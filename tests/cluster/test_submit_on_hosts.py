@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.runtime.catalog import Catalog
-from orchestrator.storage import open_store
+from orchestrator.foundation.storage import open_store
+from orchestrator.runtime.checkpoint.catalog import Catalog
 from tests.cluster.hosts import HOME, Hosts
 from tests.cluster.laptop import TWO_HOSTS, Laptop, soon
 from tests.cluster.started import spec, started
-from tests.integration.submitting import SECRET, own_project
+from tests.integration.submit.submitting import SECRET, own_project
 
 JOB = ("job=diabetes", "strategy=zero2", "job.epochs=null", "job.steps=1000000", "job.evaluate.epochs=null")
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from orchestrator.environment import quiet_telemetry
-from orchestrator.runtime import torchrun
+from orchestrator.foundation.environment import quiet_telemetry
+from orchestrator.runtime.launchers import torchrun
 from orchestrator.tracking.store import prepare, resolve_uri
 from tests.integration.nursery import Nursery
-from tests.integration.recording import MlflowService, free_port, mlflow_server, running
+from tests.integration.tracking.recording import MlflowService, free_port, mlflow_server, running
 
 quiet_telemetry(os.environ)
 

@@ -14,11 +14,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator.plan.types import WorkerResources
+from orchestrator.plans.types import WorkerResources
 
 SERVE = "from tests.integration import nursery; nursery.serve()"
 """As a command, so that it has no main module, which the workers' own children would import."""
-WORKER = ["-m", "orchestrator.runtime.torchrun"]
+WORKER = ["-m", "orchestrator.runtime.launchers.torchrun"]
 
 
 class Worker:
@@ -73,7 +73,7 @@ class Nursery:
     def start_child(
         self, command: Sequence[str], log: Path, resources: WorkerResources, *, more: Mapping[str, str]
     ) -> Worker:
-        """Stands for orchestrator.runtime.launcher.start_child."""
+        """Stands for orchestrator.runtime.launchers.base.start_child."""
         python, *words = command
         assert (python, words[:2]) == (sys.executable, WORKER)
         environment = {**os.environ, "OMP_NUM_THREADS": str(resources.threads), **more}
@@ -91,7 +91,8 @@ def serve() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # some libraries greet people
     import torch
 
-    from orchestrator.runtime import lean_deepspeed, torchrun, worker  # noqa: F401  what every worker imports
+    from orchestrator.runtime.launchers import torchrun
+    from orchestrator.runtime.worker import train  # noqa: F401  what every worker imports
 
     for line in sys.stdin:
         order = json.loads(line)

@@ -10,8 +10,8 @@ import time
 import torch
 import torch.distributed as dist
 
-from orchestrator.runtime.context import WorkerContext
-from orchestrator.storage import open_store
+from orchestrator.foundation.storage import open_store
+from orchestrator.runtime.worker.context import WorkerContext
 
 
 def tell_node(ctx: WorkerContext) -> None:

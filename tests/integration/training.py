@@ -10,20 +10,21 @@ from pathlib import Path
 import torch
 
 from orchestrator import paths
-from orchestrator.config import load, targets
+from orchestrator.config import load
 from orchestrator.config.schema import JobSpec
-from orchestrator.plan.inventory import Inventory, Node
-from orchestrator.plan.make import make
-from orchestrator.plan.schedule import lr_factor
-from orchestrator.plan.types import MeshShape, Plan
-from orchestrator.runtime import driver
-from orchestrator.runtime.engine import parameter_groups
-from orchestrator.runtime.hardware import seed_step
-from orchestrator.runtime.launcher import Launcher
-from orchestrator.runtime.sampler import Sampler
-from orchestrator.tracking import events, runs
-from orchestrator.tracking.events import Event, EventReader
-from orchestrator.tracking.runs import RunRecord
+from orchestrator.config.targets import targets
+from orchestrator.plans.make import make
+from orchestrator.plans.placement.inventory import Inventory, Node
+from orchestrator.plans.schedule import lr_factor
+from orchestrator.plans.types import MeshShape, Plan
+from orchestrator.records import events, runs
+from orchestrator.records.events import Event, EventReader
+from orchestrator.records.runs import RunRecord
+from orchestrator.runtime.driver import driver
+from orchestrator.runtime.launchers.base import Launcher
+from orchestrator.runtime.worker.data.sampler import Sampler
+from orchestrator.runtime.worker.engine import parameter_groups
+from orchestrator.runtime.worker.hardware import seed_step
 
 MACHINE = Inventory(nodes=(Node(name="test", cpus=2, memory=8 * 2**30),))
 SMALL = ["tracking=off", "cluster=torchrun", "tracking.system_metrics=false"]

@@ -10,9 +10,9 @@ from itertools import count
 
 def write(root: str, attempt: int, first: int) -> None:
     """Write metrics from a step on, and say after every few which are acknowledged."""
-    from orchestrator.storage import open_store
-    from orchestrator.tracking.events import METRICS, EventWriter
-    from orchestrator.tracking.spool import Spool
+    from orchestrator.foundation.storage import open_store
+    from orchestrator.records.events import METRICS, EventWriter
+    from orchestrator.records.spool import Spool
 
     spool = Spool(EventWriter(open_store(root), "rank-0", attempt))
     for step in count(first):
@@ -25,9 +25,10 @@ def write(root: str, attempt: int, first: int) -> None:
 def forward(root: str, uri: str) -> None:
     """Send a run's metrics. Importing MLflow takes seconds, so that is done once, and victims are forked."""
     from orchestrator.config.schema import Tracking
-    from orchestrator.storage import open_store
-    from orchestrator.tracking import client, runs
-    from orchestrator.tracking.mlflow_sink import MlflowSink
+    from orchestrator.foundation.storage import open_store
+    from orchestrator.records import runs
+    from orchestrator.tracking import client
+    from orchestrator.tracking.sink import MlflowSink
     from orchestrator.tracking.store import resolve_uri
 
     client.load()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cli import words
+from orchestrator.cli import candidates
 from orchestrator.cli.main import main
 
 
@@ -39,12 +39,12 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
 )
 def test_words(incomplete: str, expected: list[str]) -> None:
-    assert words.complete(incomplete) == expected
+    assert candidates.complete(incomplete) == expected
 
 
 def test_options_of_the_project_come_too(project: Path) -> None:
-    assert {"optimizer=mine", "optimizer=adamw"} <= set(words.complete("optimizer="))
-    assert words.complete("head") == ["head="]
+    assert {"optimizer=mine", "optimizer=adamw"} <= set(candidates.complete("optimizer="))
+    assert candidates.complete("head") == ["head="]
 
 
 def test_runs_are_offered(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from orchestrator import paths
-from orchestrator.config import keys
+from orchestrator.config.explain import keys
 from orchestrator.config.load import load, show, spec_from_dict
 from orchestrator.config.schema import LauncherName, OptimizerName, StrategyName
 from orchestrator.errors import ConfigError
@@ -75,11 +75,15 @@ def test_demo() -> None:
         (["batch=${job.log_every}"], "batch", 1),
         (["job.name=${hydra:runtime.choices.model}"], "job.name", "small_resnet"),
         (["cluster.workers=2..8"], "cluster.workers", "2..8"),
-        (["experiment=diabetes_ddp"], "model._target_", "jobs.regression:Mlp"),
-        (["+experiment=diabetes_ddp"], "data._target_", "jobs.regression:diabetes"),
+        (["experiment=diabetes_ddp"], "model._target_", "orchestrator.jobs.regression:Mlp"),
+        (["+experiment=diabetes_ddp"], "data._target_", "orchestrator.jobs.regression:diabetes"),
         (["experiment=diabetes_ddp", "optimizer=adam", "batch=8"], "optimizer.name", "adam"),
         (["experiment=diabetes_ddp", "job=digits"], "job.name", "digits"),
-        (["job=diabetes", "model=small_resnet"], "model._target_", "jobs.image_classification:SmallResNet"),
+        (
+            ["job=diabetes", "model=small_resnet"],
+            "model._target_",
+            "orchestrator.jobs.image_classification:SmallResNet",
+        ),
         (["job=diabetes"], "batch", 32),
         (["experiment=demo", "strategy=zero3", "cluster.workers=4"], "strategy.name", "zero3"),
         (["hydra.verbose=true"], "batch", 64),
@@ -96,7 +100,7 @@ def test_override_grammar(overrides: list[str], key: str, value: object) -> None
 def test_a_project_adds_options(project) -> None:
     project.write("conf/strategy/mine.yaml", "name: zero3\nprefetch_bucket_size: 7\n")
     project.write("conf/optimizer/adamw.yaml", "lr: 0.25\n")
-    project.write("conf/job/own.yaml", "name: own\ntask: jobs.regression:Regression\n")
+    project.write("conf/job/own.yaml", "name: own\ntask: orchestrator.jobs.regression:Regression\n")
     spec = load(["strategy=mine", "job=own"]).spec
     assert (spec.strategy.name, spec.strategy.prefetch_bucket_size) == (StrategyName.zero3, 7)
     assert (spec.optimizer.lr, spec.optimizer.weight_decay) == (0.25, 0.0), "its own adamw replaces ours"
@@ -119,7 +123,7 @@ def test_a_projects_config_replaces_ours_and_is_still_checked(project) -> None:
           - model: mlp
           - data: diabetes
           - _self_
-        job: {name: bare, task: "jobs.regression:Regression"}
+        job: {name: bare, task: "orchestrator.jobs.regression:Regression"}
         """,
     )
     spec = load(["optimizer.betas=[0.8,0.9]", "job.early_stopping.patience=2"]).spec

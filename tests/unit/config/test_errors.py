@@ -88,7 +88,7 @@ def test_command_line(override: str, message: str) -> None:
 FILES = [
     ("job/x.yaml", "name: x\nepohcs: 3\n", "job.epohcs is not a setting (in conf/job/x.yaml:2). Did you mean 'job.epochs'?"),
     ("job/x.yaml", "# @package _global_\njob:\n  epochs: many\n", "job.epochs=many is not a number (in conf/job/x.yaml:3)."),
-    ("job/x.yaml", "name: x\ntask: jobs.regression:Regression\nepochs: -1\n", "job.epochs=-1.0 is out of range: it must be greater than 0 (in conf/job/x.yaml:3)."),
+    ("job/x.yaml", "name: x\ntask: orchestrator.jobs.regression:Regression\nepochs: -1\n", "job.epochs=-1.0 is out of range: it must be greater than 0 (in conf/job/x.yaml:3)."),
     ("job/x.yaml", "name: x\n", "job.task has no value. Set it: job.task=... (text)."),
     ("job/x.yaml", "name: x\ntask: ${nope}\n", "job.task refers to nope, which is not there (in conf/job/x.yaml:2)."),
     ("job/x.yaml", "name: x\ntask: ${nope\n", "conf/job/x.yaml:2 cannot be used: no viable alternative at input '${nope'. Correct the file."),
@@ -112,7 +112,7 @@ FILES = [
 
 @pytest.mark.parametrize(("name", "text", "message"), FILES)
 def test_files(project, name: str, text: str, message: str) -> None:
-    project.write("conf/job/x.yaml", "name: x\ntask: jobs.regression:Regression\n")
+    project.write("conf/job/x.yaml", "name: x\ntask: orchestrator.jobs.regression:Regression\n")
     (project.path / "conf" / name).write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(ConfigError) as caught:
         load(["job=x"])
@@ -173,7 +173,7 @@ def test_show_names_the_interpolation() -> None:
 
 
 def test_show_needs_the_schema(project) -> None:
-    project.write("conf/config.yaml", "job: {name: x, task: 'jobs.regression:Regression'}\n")
+    project.write("conf/config.yaml", "job: {name: x, task: 'orchestrator.jobs.regression:Regression'}\n")
     with pytest.raises(ConfigError) as caught:
         show(["job.epochs=3"])
     assert str(caught.value) == (
@@ -183,7 +183,7 @@ def test_show_needs_the_schema(project) -> None:
 
 
 def test_the_last_setting_is_the_one_that_is_named(project) -> None:
-    project.write("conf/job/x.yaml", "name: x\ntask: jobs.regression:Regression\nepochs: -1\n")
+    project.write("conf/job/x.yaml", "name: x\ntask: orchestrator.jobs.regression:Regression\nepochs: -1\n")
     assert load(["job=x", "job.epochs=2"]).spec.job.epochs == 2
     with pytest.raises(ConfigError, match=r"job.epochs=-2.0 .* \(on the command line: job.epochs=-2\)"):
         load(["job=x", "job.epochs=-2"])

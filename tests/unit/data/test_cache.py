@@ -21,8 +21,8 @@ from orchestrator.data import build, cache
 from orchestrator.data.arrays import Arrays, ArrayWriter
 from orchestrator.data.preparation import Facts, Fields, Items, Preparation
 from orchestrator.data.prepared import Prepared, PreparedDataset, is_prepared
+from orchestrator.data.readers.tables import Table
 from orchestrator.data.records import NAME, InMemory, Record, Splits, Unreadable
-from orchestrator.data.tables import Table
 from orchestrator.errors import DataError, StorageError
 from tests.unit.data import makers
 
@@ -89,7 +89,7 @@ def test_it_is_made_anew_when_a_file_or_the_code_changes(tmp_path: Path) -> None
         from orchestrator.data import build
         from orchestrator.data.prepared import Prepared
         from orchestrator.data.records import Splits
-        from orchestrator.data.tables import Table
+        from orchestrator.data.readers.tables import Table
         from own_preparation import Own
 
         with build.using(build.Builder()) as builder:

@@ -12,11 +12,12 @@ import pytest
 import soundfile
 import torch
 
-from orchestrator.data import files, preparation, tables, text
+from orchestrator.data import preparation, text
 from orchestrator.data.audio import LogMel, Waveform, log_mel, resample
 from orchestrator.data.columns import Columns
 from orchestrator.data.images import Images, Randomly, decode, resize
 from orchestrator.data.prepared import Prepared, PreparedDataset
+from orchestrator.data.readers import files, tables
 from orchestrator.data.records import NAME, InMemory, Splits, Unreadable
 from orchestrator.data.text import Packed, Tokens
 from orchestrator.errors import ConfigError, DataError, TargetError

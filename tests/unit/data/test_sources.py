@@ -9,10 +9,10 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from orchestrator.data import files, tables
-from orchestrator.data.files import AUDIO, IMAGES, ClassFolders
+from orchestrator.data.readers import files, tables
+from orchestrator.data.readers.files import AUDIO, IMAGES, ClassFolders
+from orchestrator.data.readers.tables import Lines, Table
 from orchestrator.data.records import NAME, InMemory, Splits
-from orchestrator.data.tables import Lines, Table
 from orchestrator.errors import ConfigError, DataError
 from tests.unit.data import makers
 

@@ -11,9 +11,9 @@ import pytest
 
 from orchestrator import paths
 from orchestrator.errors import StorageError
-from orchestrator.storage import Store, open_store
+from orchestrator.foundation.storage import Store, open_store
+from orchestrator.records.events import FINISHED, METRICS, NOTE, EventWriter
 from orchestrator.tracking.backlog import Backlog, Point
-from orchestrator.tracking.events import FINISHED, METRICS, NOTE, EventWriter
 from orchestrator.tracking.ledger import Ledger
 
 

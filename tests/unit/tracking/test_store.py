@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.environment import TELEMETRY_OFF, quiet_telemetry
 from orchestrator.errors import ConfigError, TrackingError
+from orchestrator.foundation.environment import TELEMETRY_OFF, quiet_telemetry
 from orchestrator.tracking import sqlite
 from orchestrator.tracking.store import TrackingStore, prepare, resolve_uri
 
@@ -175,7 +175,7 @@ def test_the_module_is_light():
     """`runs` and `doctor` read it: it must not cost MLflow's seconds."""
     import subprocess
 
-    code = "import sys, orchestrator.tracking.store, orchestrator.tracking.mlflow_sink; print(sorted(sys.modules))"
+    code = "import sys, orchestrator.tracking.store, orchestrator.tracking.sink; print(sorted(sys.modules))"
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "'mlflow'" not in modules
     assert "'torch'" not in modules

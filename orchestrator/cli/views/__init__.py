@@ -1,0 +1,1 @@
+"""How plans, runs, sweeps and progress look in a terminal."""

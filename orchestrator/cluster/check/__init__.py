@@ -1,0 +1,1 @@
+"""Measuring what a cluster's nodes can do, and what that means for training."""

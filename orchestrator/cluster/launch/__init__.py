@@ -1,0 +1,1 @@
+"""Clusters of several machines over SSH, described by a cluster.yaml."""

@@ -1,0 +1,1 @@
+"""Which nodes there are, and what they have: this machine, a live Ray cluster, a cluster.yaml."""

@@ -1,0 +1,1 @@
+"""What went wrong in a config, and where each setting came from."""

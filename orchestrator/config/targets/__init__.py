@@ -1,0 +1,1 @@
+"""The code that a config names: checked by text, then imported."""

@@ -1,0 +1,1 @@
+"""What every other room needs: storage, units, and the environment of our processes."""

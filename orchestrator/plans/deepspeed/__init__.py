@@ -1,0 +1,1 @@
+"""The DeepSpeed config of a plan, and the user's own DeepSpeed settings on top."""

@@ -1,0 +1,1 @@
+"""How much memory a plan needs, and which strategies fit."""

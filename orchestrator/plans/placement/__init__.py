@@ -1,0 +1,1 @@
+"""Where workers go: over nodes, by CPUs, GPUs, memory and labels."""

@@ -1,0 +1,1 @@
+"""The driver: one attempt after the other, until a run is over."""

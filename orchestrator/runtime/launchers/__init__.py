@@ -1,0 +1,1 @@
+"""How workers are started: as plain processes, or as a gang of Ray actors."""

@@ -1,0 +1,1 @@
+"""Workers as a gang of Ray actors, placed as a whole."""

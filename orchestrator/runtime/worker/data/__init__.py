@@ -1,0 +1,1 @@
+"""How a worker gets its batches: sampling, loading, and a cache between trainings."""

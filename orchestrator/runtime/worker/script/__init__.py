@@ -1,0 +1,1 @@
+"""Training scripts of the user's own, run as workers."""
