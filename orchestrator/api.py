@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator import paths
-from orchestrator.cli.options import ConfigArgs
+from orchestrator.config.request import ConfigArgs
 from orchestrator.errors import MachineError, RunFailedError, RunStoppedError
-from orchestrator.submission.request import UPLOAD_LIMIT
+from orchestrator.submission.limits import UPLOAD_LIMIT
 
 if TYPE_CHECKING:
     from orchestrator.records.finder import Subject

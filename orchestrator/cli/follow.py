@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from orchestrator import paths
-from orchestrator.cli.options import complete_runs
 
 if TYPE_CHECKING:
     from orchestrator.records.finder import Subject
@@ -20,17 +19,9 @@ if TYPE_CHECKING:
 POLL_S = 0.5
 REMOTE_POLL_S = 3.0
 """Between two looks at an object store, where each costs time and money."""
+STOPPED = 130
 DETACHED = 130
 """Exit code of a follower that was left before the run was over."""
-
-run_argument = click.argument("run", shell_complete=complete_runs)
-storage_option = click.option(
-    "--storage",
-    metavar="PATH",
-    default=None,
-    help="Folder or URL the run lies in.  [default: runs, and wherever jobs were submitted to from here]",
-)
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, errors included.")
 
 
 def on_the_head(cluster_file: str | None) -> None:
@@ -93,3 +84,15 @@ def failure_lines(found: Subject) -> list[str]:
 def echo_json(data: Any) -> None:
     """Print data."""
     click.echo(json.dumps(data, indent=2))
+
+
+def exit_code(found: Subject, end: Standing) -> int:
+    """What the command that carried the run out ended with."""
+    from orchestrator.records.status import State
+    from orchestrator.submission import ray_status
+
+    if end.state in (State.finished, State.stopped):
+        return 0 if end.state is State.finished else STOPPED
+    told = found.run.attempts[-1].exit_code if found.run and found.run.attempts else None
+    word = None if told else ray_status.ask(found)
+    return told or (word.exit_code if word else None) or 1

@@ -4,58 +4,37 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-if TYPE_CHECKING:
-    from orchestrator.config.load import Loaded
+from orchestrator.config.request import ConfigArgs
+from orchestrator.submission.limits import UPLOAD_LIMIT
 
 CFG = ("job", "hydra", "all")
 INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ConfigArgs:
-    """The part of a command line that says what config is meant."""
+def handled_show(config: ConfigArgs) -> bool:
+    """Print the config instead of running, when --cfg or --info asks for it; say whether that was so."""
+    if not (config.cfg or config.info):
+        if config.resolve or config.package:
+            flag = "--resolve" if config.resolve else "--package"
+            raise click.UsageError(f"{flag} changes what --cfg prints, and there is no --cfg.")
+        return False
+    from orchestrator.config import load
 
-    overrides: tuple[str, ...] = ()
-    config_name: str = "config"
-    config_dir: str | None = None
-    cfg: str | None = None
-    resolve: bool = False
-    package: str | None = None
-    info: str | None = None
-    json: bool = False
-    verbose: bool = False
-
-    def handled_show(self) -> bool:
-        """Print the config instead of running, when --cfg or --info asks for it; say whether that was so."""
-        if not (self.cfg or self.info):
-            if self.resolve or self.package:
-                flag = "--resolve" if self.resolve else "--package"
-                raise click.UsageError(f"{flag} changes what --cfg prints, and there is no --cfg.")
-            return False
-        from orchestrator.config import load
-
-        text = load.show(
-            list(self.overrides),
-            cfg=self.cfg,
-            resolve=self.resolve,
-            info=self.info,
-            package=self.package,
-            config_name=self.config_name,
-            config_dir=self.config_dir,
-        )
-        click.echo(text.rstrip("\n"))
-        return True
-
-    def load(self) -> Loaded:
-        """Compose and validate the config."""
-        from orchestrator.config import load
-
-        return load.load(list(self.overrides), config_name=self.config_name, config_dir=self.config_dir)
+    text = load.show(
+        list(config.overrides),
+        cfg=config.cfg,
+        resolve=config.resolve,
+        info=config.info,
+        package=config.package,
+        config_name=config.config_name,
+        config_dir=config.config_dir,
+    )
+    click.echo(text.rstrip("\n"))
+    return True
 
 
 def _complete(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[Any]:
@@ -92,6 +71,28 @@ traceback_option = click.option(
 )
 """The same for commands that start no workers; `main` reads it from the command line."""
 json_option = click.option("--json", is_flag=True, help="Print JSON, errors included.")
+as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, errors included.")
+"""The same for commands that use the module of this name."""
+
+id_option = click.option("--id", "run_id", metavar="ID", help="The run's id; with it, this may be repeated safely.")
+wait_option = click.option("--wait", is_flag=True, help="Follow it, and end with its exit code. Ctrl-C detaches.")
+limit_option = click.option(
+    "--upload-limit", metavar="SIZE", default=UPLOAD_LIMIT, show_default=True, help="Send no larger project."
+)
+cluster_option = click.option(
+    "--cluster",
+    "cluster_file",
+    metavar="FILE",
+    type=click.Path(dir_okay=False),
+    help="Do it on the head of the cluster in this cluster.yaml, over SSH.",
+)
+storage_option = click.option(
+    "--storage",
+    metavar="PATH",
+    default=None,
+    help="Folder or URL the run lies in.  [default: runs, and wherever jobs were submitted to from here]",
+)
+run_argument = click.argument("run", shell_complete=complete_runs)
 
 _OPTIONS = (
     click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...", shell_complete=_complete),

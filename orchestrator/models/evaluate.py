@@ -108,8 +108,9 @@ def _metrics(
     task: Task, model: nn.Module, dataset: Dataset, split: str, batch: int, answers: Any, device: torch.device
 ) -> dict[str, float]:
     from orchestrator.config.schema import Loader as Settings
-    from orchestrator.runtime.worker.data.loader import Loader, Source
+    from orchestrator.runtime.worker.data.loader import Loader
     from orchestrator.runtime.worker.data.sampler import split_evenly
+    from orchestrator.runtime.worker.data.source import Source
     from orchestrator.runtime.worker.evaluation.evaluation import evaluate as over_batches
 
     alone = Alone(model)

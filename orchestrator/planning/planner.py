@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator import paths
-from orchestrator.cli.options import ConfigArgs
+from orchestrator.config.request import ConfigArgs
 
 if TYPE_CHECKING:
     from orchestrator.config.schema import JobSpec

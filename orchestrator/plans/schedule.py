@@ -1,4 +1,7 @@
-"""The learning rate's course: a pure function of the step, so that a resumed run needs no scheduler state."""
+"""The learning rate's course: a pure function of the step, so that a resumed run needs no scheduler state.
+
+A scheduler object would have state to save, and its idea of a step would have to agree with DeepSpeed's.
+"""
 
 from __future__ import annotations
 

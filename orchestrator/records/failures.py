@@ -1,4 +1,9 @@
-"""Why an attempt failed: what its workers left in run storage, told apart into causes and what follows from them."""
+"""Why an attempt failed: what its workers left in run storage, told apart into causes and what follows from them.
+
+A broken connection is no cause: when a worker is killed, all others fail too, sooner than the death is noticed. So a
+worker's exception counts as its own only if it is not about the connection between workers; if none is left, a worker
+was lost.
+"""
 
 from __future__ import annotations
 

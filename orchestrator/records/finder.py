@@ -1,4 +1,8 @@
-"""What is looked at: a run in run storage, submitted or not, found by its id with or without a cluster."""
+"""What is looked at: a run in run storage, submitted or not, found by its id with or without a cluster.
+
+No cluster is needed for that: workers and driver write logs, events, places and failures into the run's folder as they
+happen, so `jobs`, `logs`, `attach` and `why` read the same before and after a cluster's end.
+"""
 
 from __future__ import annotations
 

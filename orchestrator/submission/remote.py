@@ -1,31 +1,31 @@
 """The same verbs from a machine that is not part of the cluster: they run on its head, over SSH.
 
-`python -m orchestrator.submission.remote FOLDER DIGEST WORDS...` is what runs there for a project that was sent.
+`orchestrator.cli.incoming` is what runs there for a project that was sent.
 """
 
 from __future__ import annotations
 
-import os
 import secrets
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator import paths
-from orchestrator.errors import ConfigError, OrchestratorError
+from orchestrator.errors import ConfigError
 
 if TYPE_CHECKING:
-    from orchestrator.cli.options import ConfigArgs
+    from orchestrator.config.request import ConfigArgs
 
 INCOMING = ".orchestrator/incoming"
+ENTRY = "orchestrator.cli.incoming"
+"""The module that takes a project in, on the head."""
 OPTION = "--cluster"
 
 
 def forward(cluster_file: str, words: Sequence[str]) -> int:
     """Run the same command on the head; its exit code."""
-    from orchestrator.cli.verbs.cluster_up import connected
+    from orchestrator.cluster.launch.connected import connected
 
     with connected(cluster_file) as cluster:
         return cluster.execute(["orchestrator", *without_option(words)])
@@ -76,7 +76,7 @@ def _refuse_config_dir(config: ConfigArgs) -> None:
 
 def _job_and_storage(config: ConfigArgs, plan_file: str | None) -> tuple[str, str]:
     if plan_file:
-        from orchestrator.cli.verbs.train import read_plan, refuse_config
+        from orchestrator.planning.plan_file import read_plan, refuse_config
 
         refuse_config(config, plan_file)
         plan = read_plan(plan_file)
@@ -89,7 +89,7 @@ def _send(
     cluster_file: str, config: ConfigArgs, storage: str, plan_file: str | None, words: list[str], upload_limit: str
 ) -> int:
     """Send the project, and run a command in it on the head; its exit code."""
-    from orchestrator.cli.verbs.cluster_up import connected
+    from orchestrator.cluster.launch.connected import connected
     from orchestrator.submission.request import pack
 
     packed = pack(storage, upload_limit)
@@ -104,38 +104,4 @@ def _send(
             (Path(scratch) / "plan.json").write_bytes(Path(plan_file).read_bytes())
             words += ["--plan", "plan.json"]
         cluster.send(Path(scratch), f"~/{folder}")
-        return cluster.execute(["python", "-P", "-m", "orchestrator.submission.remote", folder, packed.digest, *words])
-
-
-def main(folder: str, digest: str, *words: str) -> int:
-    """On the head: submit what has come in. Paths are meant from the account's home."""
-    import shutil
-
-    from orchestrator.cli import main as cli
-
-    come = Path.home() / folder
-    given = [
-        str(come / word) if before == "--plan" else word for before, word in zip(("", *words), words, strict=False)
-    ]
-    os.chdir(Path.home())
-    try:
-        _take(come / f"{digest}.zip")
-        return cli.main(given)
-    except OrchestratorError as error:
-        print(f"error: {error.message}\n{error.hint}".rstrip(), file=sys.stderr)
-        return error.exit_code
-    finally:
-        shutil.rmtree(come, ignore_errors=True)
-
-
-def _take(packed: Path) -> None:
-    """Make what has come in the project of this process."""
-    from orchestrator.project import unpack
-
-    target = unpack.cache() / "projects" / packed.stem
-    unpack.made_once(target, lambda folder: unpack.unpack(packed, folder))
-    os.environ |= {paths.PROJECT: str(target), paths.PACKED: str(packed)}
-
-
-if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+        return cluster.execute(["python", "-P", "-m", ENTRY, folder, packed.digest, *words])

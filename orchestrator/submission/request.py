@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from orchestrator import paths
-from orchestrator.cli.options import ConfigArgs
+from orchestrator.config.request import ConfigArgs
 from orchestrator.errors import ConfigError, PlanError
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from orchestrator.records.jobs import JobRecord
     from orchestrator.submission.enqueue import Handed
 
-UPLOAD_LIMIT = "100MiB"
 PLANNING = ".planning"
 
 
@@ -126,7 +125,7 @@ def _import_ahead() -> None:
 def request_of(config: ConfigArgs, plan_file: str | None) -> tuple[str, ...]:
     """What was asked for, in words that mean the same next time."""
     if plan_file:
-        from orchestrator.cli.verbs.train import read_plan
+        from orchestrator.planning.plan_file import read_plan
 
         return ("--plan", read_plan(plan_file).digest)
     words = list(config.overrides)
@@ -136,8 +135,8 @@ def request_of(config: ConfigArgs, plan_file: str | None) -> tuple[str, ...]:
 
 
 def _read_plan(config: ConfigArgs, plan_file: str) -> Plan:
-    from orchestrator.cli.verbs.train import read_plan, refuse_config
     from orchestrator.planning import planner
+    from orchestrator.planning.plan_file import read_plan, refuse_config
 
     refuse_config(config, plan_file)
     return planner.check_targets(read_plan(plan_file))

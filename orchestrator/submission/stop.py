@@ -10,7 +10,7 @@ from orchestrator.errors import MachineError
 from orchestrator.records import status
 from orchestrator.records.finder import Subject
 from orchestrator.records.status import Standing
-from orchestrator.runtime.driver.interrupts import StopRequest
+from orchestrator.records.stop_request import StopRequest
 from orchestrator.submission import ray_status
 from orchestrator.submission.ray_jobs import RayJobs
 

@@ -2,6 +2,9 @@
 
 What it yields follows from the files and the attempts' starts alone. So after a crash between sending and noting it
 down, the same points come again, equal in time, step and value, and MLflow keeps one of equals.
+
+Metrics are pulled from storage rather than pushed through a queue in memory: a queue ends with its process and is too
+short for some outage, while a cursor into files that exist anyway is all that a later process needs.
 """
 
 from __future__ import annotations

@@ -22,7 +22,8 @@ PACKAGES = (
 STEPS = """
 import json, sys
 from pathlib import Path
-from orchestrator.cluster import cluster_spec, wheel
+from orchestrator.cluster.launch import cluster_spec
+from orchestrator.project import wheel
 from orchestrator.cluster.launch.install import Installer
 from orchestrator.cluster.launch.cluster import Cluster
 spec = cluster_spec.read(Path(sys.argv[1]))

@@ -1,18 +1,20 @@
-"""Arrows between packages point one way, and heavy libraries are imported late."""
+"""The house is in order: arrows point one way, folders are small, names lead somewhere, heavy libraries come late.
+
+The rules themselves are in tests/tools; tests/unit/test_house.py shows that each of them finds what breaks it.
+"""
 
 from __future__ import annotations
 
-import ast
-import functools
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.tools import mentions, rules
+from tests.tools.graph import House, described_circles
+
 ROOT = Path(__file__).parents[2]
-PACKAGE = ROOT / "orchestrator"
 
 LAYERS = [
     {"errors"},
@@ -28,103 +30,135 @@ LAYERS = [
     {"tracking"},
     {"cluster"},
     {"runtime"},
-    {"api", "cli", "models", "planning", "submission", "sweeps"},
+    {"planning"},
+    {"models"},
+    {"sweeps"},
+    {"submission"},
+    {"api"},
+    {"cli"},
     {"jobs"},
 ]
-"""Lowest first; a package may import from its own layer and from those before it."""
-RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
+"""Lowest first; a room may import from its own layer and from those before it, in functions as well.
+
+A room is a file or folder right below the package. Parts of one that have layers of their own (say, in runtime/ or cli/)
+are named with a dot, "runtime.worker"; of the names that fit a file, the longest counts.
+"""
 
 HEAVY = {"ray", "torch", "deepspeed", "mlflow", "numpy", "sklearn", "transformers", "hydra", "omegaconf"}
-LIGHT_ROOMS = {"errors", "paths", "foundation", "config", "plans", "api", "cli"}
+LIGHT_ROOMS = {"errors", "paths", "foundation", "config", "project", "plans", "planning", "submission", "api", "cli"}
 ALLOWED_AT_TOP = {"config": {"hydra", "omegaconf"}}
 
+WORKER = "orchestrator.runtime.worker.train"
+"""The module with the worker's entry. Nothing that importing it loads may import ray: torchrun starts it as well."""
 
-@functools.cache
-def modules() -> dict[str, Path]:
-    """All our modules by dotted name."""
-    return {_dotted(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+BESIDE = {"orchestrator.jobs": "jobs"}
+"""In a checkout the shipped Tasks are beside the package, where readers look for them."""
 
+MOST_FILES = 14
+CROWDED = {"cli/verbs"}
+"""Folders that may have more files: a list of which each entry has one."""
 
-def _dotted(path: Path) -> str:
-    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-
-
-def imports(module: str, *, top_only: bool) -> set[str]:
-    """Names a module imports when it runs; what stands under TYPE_CHECKING is for readers and type checkers only."""
-    return {name for node in _import_nodes(_tree(modules()[module]), top_only) for name in _names(node, module)}
-
-
-@functools.cache
-def _tree(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
-
-
-def _import_nodes(node: ast.AST, top_only: bool) -> Iterator[ast.Import | ast.ImportFrom]:
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.Import | ast.ImportFrom):
-            yield child
-        elif isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
-            for statement in child.orelse:
-                yield from _import_nodes(statement, top_only)
-        elif not (top_only and isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)):
-            yield from _import_nodes(child, top_only)
-
-
-def _names(node: ast.Import | ast.ImportFrom, module: str) -> list[str]:
-    if isinstance(node, ast.Import):
-        return [alias.name for alias in node.names]
-    assert node.level == 0, f"{module}: write imports out in full"
-    assert node.module is not None
-    known = modules()
-    submodules = [f"{node.module}.{alias.name}" for alias in node.names if f"{node.module}.{alias.name}" in known]
-    return submodules or [node.module]
+TAGS = {
+    f"orchestrator.{name}"
+    for name in (
+        # on runs and models in MLflow
+        *("attempt", "git_dirty", "plan_digest", "run_id", "version"),
+        # on runs of sweeps and trials
+        *("best_trial", "error", "scheduler", "search", "smaller_micro_batch", "sources", "state", "sweep", "trial"),
+        # on containers
+        "content",
+    )
+}
+"""Keys under which others keep something for us: written like modules, but not modules."""
+PLANTED = {
+    "orchestrator.newer",
+    "orchestrator.jobs.image_classification.ImageClasification",
+    "orchestrator.jobs.image_classification.small_resnet",
+    "orchestrator.jobs.regression.subprocess",
+}
+"""Named by tests that plant a module in a wheel of its own, or a mistake."""
+PLANTED_FILES = {"orchestrator/newer.py", "orchestrator/jobs/regression.py"}
+"""Files that are in a wheel only."""
 
 
-def room(module: str) -> str:
-    """The package (or top module) of ours that a module lies in; empty for `orchestrator` itself."""
-    return module.split(".")[1] if "." in module else ""
+@pytest.fixture(scope="module")
+def house() -> House:
+    return House(ROOT, beside=BESIDE)
 
 
-def test_every_package_has_its_layer() -> None:
-    unknown = {room(module) for module in modules()} - RANK.keys() - {""}
-    assert not unknown, f"Give them a place in LAYERS: {sorted(unknown)}"
+def none(violations: list[str]) -> None:
+    """Fail with what was found, and nothing around it."""
+    if violations:
+        pytest.fail("\n".join(violations), pytrace=False)
 
 
-def test_arrows_point_down() -> None:
-    wrong = [
-        f"{module} imports {name}"
-        for module in modules()
-        if room(module)
-        for name in imports(module, top_only=False)
-        if name.startswith("orchestrator.") and room(name) in RANK and RANK[room(name)] > RANK[room(module)]
-    ]
-    assert not wrong, "\n".join(wrong)
+def test_every_module_has_its_room(house: House) -> None:
+    none(rules.unplaced(house, LAYERS))
 
 
-def test_light_rooms_import_heavy_libraries_late() -> None:
-    wrong = [
-        f"{module} imports {name} at its top"
-        for module in modules()
-        if room(module) in LIGHT_ROOMS or not room(module)
-        for name in imports(module, top_only=True)
-        if name.split(".")[0] in HEAVY - ALLOWED_AT_TOP.get(room(module), set())
-    ]
-    assert not wrong, "\n".join(wrong)
+def test_every_room_is_there(house: House) -> None:
+    none(rules.absent_rooms(house, LAYERS))
 
 
-def test_worker_never_imports_ray() -> None:
-    if "orchestrator.runtime.worker.train" not in modules():
-        pytest.skip("there is no worker yet")
-    seen: set[str] = set()
-    todo = ["orchestrator.runtime.worker.train"]
-    while todo:
-        module = todo.pop()
-        if module in seen or module not in modules():
-            continue
-        seen.add(module)
-        everything = imports(module, top_only=False)
-        assert not {name for name in everything if name.split(".")[0] == "ray"}, f"{module} imports ray"
-        todo.extend(imports(module, top_only=True))
+def test_arrows_point_down(house: House) -> None:
+    none(rules.upward_arrows(house, LAYERS))
+
+
+def test_no_circles_between_files(house: House) -> None:
+    none(described_circles(house))
+
+
+def test_folders_can_be_surveyed(house: House) -> None:
+    none(rules.crowded_folders(house, MOST_FILES, CROWDED))
+
+
+def test_modules_named_in_strings_and_documents_exist(house: House) -> None:
+    none(mentions.missing_modules(house, TAGS | PLANTED))
+
+
+def test_files_named_in_strings_and_documents_exist(house: House) -> None:
+    none(mentions.missing_files(house, PLANTED_FILES))
+
+
+def test_names_that_are_no_modules_are_in_use(house: House) -> None:
+    assert not (TAGS | PLANTED) - {each.name for each in mentions.named_modules(house)}
+    assert not PLANTED_FILES - {each.name for each in mentions.named_files(house)}
+
+
+def test_light_rooms_import_heavy_libraries_late(house: House) -> None:
+    none(rules.heavy_at_top(house, LIGHT_ROOMS, HEAVY, ALLOWED_AT_TOP))
+
+
+def test_worker_never_imports_ray(house: House) -> None:
+    none(rules.imports_of_library(house, WORKER, "ray"))
+
+
+def test_no_public_name_is_the_name_of_a_package(house: House) -> None:
+    assert rules.public_names(house)
+    none(rules.hidden_names(house))
+
+
+def test_public_names_stay_what_they_are_when_every_module_is_imported() -> None:
+    """Importing `package.name` sets the attribute `name` of the package, in the place of what was there."""
+    code = """
+import importlib, pkgutil, types
+import orchestrator
+
+def fail(name):
+    raise SystemExit(f"{name} could not be imported")
+
+for found in pkgutil.walk_packages(orchestrator.__path__, "orchestrator.", onerror=fail):
+    importlib.import_module(found.name)
+for name in orchestrator.__all__:
+    value = getattr(orchestrator, name)
+    if isinstance(value, types.ModuleType):
+        print(f"orchestrator.{name} is the module {value.__name__}")
+    elif name != "__version__" and not callable(value):
+        print(f"orchestrator.{name} cannot be called: {value!r}")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    none([line for line in done.stdout.splitlines() if line.startswith("orchestrator.")])
 
 
 @pytest.mark.parametrize(
@@ -135,10 +169,7 @@ def test_worker_never_imports_ray() -> None:
         ("from orchestrator.cli import candidates; candidates.complete('optimizer=')", HEAVY - {"omegaconf"}),
         ("import orchestrator.config.load", HEAVY - {"hydra", "omegaconf"}),
         ("import orchestrator.plans.make", HEAVY - {"omegaconf"}),
-        (
-            "import orchestrator.runtime.worker.train, orchestrator.jobs.text_classification",
-            {"ray", "mlflow", "torchmetrics"},
-        ),
+        (f"import {WORKER}, orchestrator.jobs.text_classification", {"ray", "mlflow", "torchmetrics"}),
     ],
 )
 def test_loaded_modules(code: str, forbidden: set[str]) -> None:

@@ -58,7 +58,7 @@ def check(file: str | None, address: str | None, data: str | None, storage: str 
 
 def _on_head(file: str, options: dict[str, str | None], json: bool) -> int:
     """Have the head check its cluster; what it prints is printed here."""
-    from orchestrator.cli.verbs.cluster_up import connected
+    from orchestrator.cluster.launch.connected import connected
 
     given = [word for name, value in options.items() if value for word in (name, value)]
     with connected(file) as cluster:

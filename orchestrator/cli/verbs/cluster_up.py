@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json as jsonlib
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,7 +12,7 @@ from orchestrator.cli.options import json_option, traceback_option
 from orchestrator.errors import MachineError
 
 if TYPE_CHECKING:
-    from orchestrator.cluster.launch.cluster import Cluster, MachineState
+    from orchestrator.cluster.launch.cluster import MachineState
     from orchestrator.cluster.launch.cluster_spec import ClusterSpec
 
 DEFAULT_FILE = "cluster.yaml"
@@ -24,23 +21,14 @@ GIB = 2**30
 file_argument = click.argument("file", required=False, default=DEFAULT_FILE, type=click.Path(dir_okay=False))
 
 
-@contextmanager
-def connected(file: str) -> Iterator[Cluster]:
-    """The cluster in a file, with connections to its machines for the time of a block."""
-    from orchestrator.cluster.launch import cluster_spec
-    from orchestrator.cluster.launch.cluster import Cluster
-
-    spec = cluster_spec.read(Path(file))
-    with Cluster.connections(spec) as connections:
-        yield Cluster(spec, connections)
-
-
 @click.command()
 @file_argument
 @json_option
 @traceback_option
 def up(file: str, json: bool) -> None:
     """Start what does not run of the cluster in FILE. Called again, it starts what is missing."""
+    from orchestrator.cluster.launch.connected import connected
+
     with connected(file) as cluster:
         states = cluster.up(lambda line: click.echo(line, err=True))
     if json:
@@ -58,6 +46,8 @@ def up(file: str, json: bool) -> None:
 @traceback_option
 def down(file: str, delete_records: bool, json: bool) -> None:
     """End the cluster in FILE. Nothing stays on its machines but MLflow's records, on the head."""
+    from orchestrator.cluster.launch.connected import connected
+
     with connected(file) as cluster:
         records, troubles = cluster.down(delete_records=delete_records)
     kept = [f"{record.address}:{record.server['database']}" for record in records if record.server]
@@ -80,6 +70,8 @@ def down(file: str, delete_records: bool, json: bool) -> None:
 @traceback_option
 def status(file: str, json: bool) -> int:
     """Say whether the cluster in FILE is up. Exit code 3: it is not, or not as a whole."""
+    from orchestrator.cluster.launch.connected import connected
+
     with connected(file) as cluster:
         states = cluster.status()
     whole = not any(machine.trouble for machine in states)
@@ -100,6 +92,8 @@ def status(file: str, json: bool) -> int:
 @traceback_option
 def nodes(file: str, json: bool) -> None:
     """List the machines that Ray has in the cluster of FILE, and what they have."""
+    from orchestrator.cluster.launch.connected import connected
+
     with connected(file) as cluster:
         members = cluster.members()
     if json:
@@ -132,6 +126,8 @@ def execute(address: str | None, words: tuple[str, ...]) -> int:
         command.pop(0)
     if not command:
         raise click.UsageError("There is no command to run.")
+    from orchestrator.cluster.launch.connected import connected
+
     with connected(file) as cluster:
         if address and address not in cluster.spec.machines:
             machines = ", ".join(cluster.spec.machines)
@@ -146,6 +142,8 @@ def execute(address: str | None, words: tuple[str, ...]) -> int:
 @traceback_option
 def validate(file: str, offline: bool, json: bool) -> None:
     """Check FILE and, over SSH, its machines: are they there, alike, and with room on their disks? Starts nothing."""
+    from orchestrator.cluster.launch.connected import connected
+
     with connected(file) as cluster:
         surveys = [] if offline else cluster.survey()
     spec = cluster.spec

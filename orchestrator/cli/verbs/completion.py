@@ -73,7 +73,8 @@ SHELLS: dict[str, type[ShellComplete]] = {"bash": OverrideBash, "zsh": ZshComple
 
 @click.command()
 @click.argument("shell", metavar="SHELL", type=click.Choice(list(SHELLS)))
-def completion(shell: str) -> None:
+@click.pass_context
+def completion(context: click.Context, shell: str) -> None:
     """Print the script that completes commands, options and overrides.
 
     \b
@@ -81,7 +82,6 @@ def completion(shell: str) -> None:
     zsh, in ~/.zshrc:                       eval "$(orchestrator completion zsh)"
     fish, in ~/.config/fish/config.fish:    orchestrator completion fish | source
     """
-    from orchestrator.cli.main import cli
-
+    cli = context.find_root().command
     for program in PROGRAMS:
         click.echo(SHELLS[shell](cli, {}, program, f"_{program}_COMPLETE".upper()).source())

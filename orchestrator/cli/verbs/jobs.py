@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from orchestrator.cli import follow
-from orchestrator.cli.options import traceback_option
-from orchestrator.cli.verbs.attach import driver_line
-from orchestrator.cli.verbs.submit import cluster_option
+from orchestrator.cli.follow_run import driver_line
+from orchestrator.cli.options import as_json_option, cluster_option, run_argument, storage_option, traceback_option
 from orchestrator.cli.views.progress import milestone
 from orchestrator.cli.views.runs import RunReport, ago, table, workers
 
@@ -29,8 +28,8 @@ NOTE_WIDTH = 60
 
 @click.group(invoke_without_command=True)
 @cluster_option
-@follow.storage_option
-@follow.json_option
+@storage_option
+@as_json_option
 @click.option("--watch", "-w", is_flag=True, help="Show the table anew as things change, until Ctrl-C.")
 @click.option("--limit", metavar="N", type=click.IntRange(min=1), default=20, show_default=True, help="Newest so many.")
 @click.option("--state", type=click.Choice(STATES), help="Only those that stand so.")
@@ -69,10 +68,10 @@ def jobs(
 
 
 @jobs.command()
-@follow.run_argument
+@run_argument
 @cluster_option
-@follow.storage_option
-@follow.json_option
+@storage_option
+@as_json_option
 @traceback_option
 @click.pass_context
 def show(context: click.Context, run: str, cluster_file: str | None, storage: str | None, as_json: bool) -> None:

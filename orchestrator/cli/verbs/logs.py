@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orchestrator.cli import follow as looking
-from orchestrator.cli.options import traceback_option
-from orchestrator.cli.verbs.submit import cluster_option
+from orchestrator.cli import follow as following
+from orchestrator.cli.options import as_json_option, cluster_option, run_argument, storage_option, traceback_option
 
 if TYPE_CHECKING:
     from orchestrator.records.finder import Subject
@@ -24,7 +23,7 @@ COLORS = ("cyan", "green", "magenta", "blue", "yellow")
 
 
 @click.command()
-@looking.run_argument
+@run_argument
 @click.option("--follow", "-f", is_flag=True, help="Go on showing what comes, until the run is over.")
 @click.option(
     "--rank", "-r", "ranks", metavar="N", type=click.IntRange(min=0), multiple=True, help="Only this worker's."
@@ -34,8 +33,8 @@ COLORS = ("cyan", "green", "magenta", "blue", "yellow")
 @click.option("--tail", "-n", metavar="N", type=click.IntRange(min=0), help="Of what is there, only the last lines.")
 @click.option("--all", "noise", is_flag=True, help="Also what Ray, DeepSpeed and torch say of their own accord.")
 @cluster_option
-@looking.storage_option
-@looking.json_option
+@storage_option
+@as_json_option
 @traceback_option
 def logs(
     run: str,
@@ -57,7 +56,7 @@ def logs(
 
     It reads run storage, so it works as well when the cluster is gone. Ctrl-C detaches; the run goes on.
     """
-    looking.on_the_head(cluster_file)
+    following.on_the_head(cluster_file)
     from orchestrator.records import logs as read
 
     wanted = read.Wanted(
@@ -66,7 +65,7 @@ def logs(
         pattern=read.parse_pattern(grep) if grep else None,
         noise=noise,
     )
-    found = looking.find(run, storage)
+    found = following.find(run, storage)
     read.check_ranks(found.store, found.id, ranks, _workers(found))
     source = read.Logs(found.store, wanted)
     if follow:
@@ -74,7 +73,7 @@ def logs(
         return
     show(_ending(source, tail), as_json=as_json)
     if not read.ranks(found.store):
-        now = looking.standing(found)
+        now = following.standing(found)
         told = f"{found.id} is {now.state.value}{f': {now.note}' if now.note else ''}"
         click.echo(f"No worker has printed anything yet; {told}.", err=True)
 
@@ -102,13 +101,13 @@ def _ending(source: Logs, tail: int | None) -> Iterable[Line]:
 
 def _follow(found: Subject, source: Logs, tail: int | None, *, as_json: bool) -> None:
     limits = iter([tail])
-    end = looking.follow(
+    end = following.follow(
         found,
         lambda now: show(_ending(source, next(limits, None)), as_json=as_json),
-        looking.command("logs", found, " -f"),
+        following.command("logs", found, " -f"),
     )
     if end is None:
-        sys.exit(looking.DETACHED)
-    for line in looking.failure_lines(found.fresh()):
+        sys.exit(following.DETACHED)
+    for line in following.failure_lines(found.fresh()):
         click.echo(line, err=True)
-    click.echo(f"{found.id} {end.state.value}. More: {looking.command('jobs show', found)}", err=True)
+    click.echo(f"{found.id} {end.state.value}. More: {following.command('jobs show', found)}", err=True)

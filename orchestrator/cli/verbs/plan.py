@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from orchestrator.cli.options import ConfigArgs, config_options
+from orchestrator.cli.options import config_options, handled_show
+from orchestrator.config.request import ConfigArgs
 
 
 @click.command()
@@ -29,7 +30,7 @@ def plan(config: ConfigArgs, out: str | None, cluster_file: str | None) -> None:
     orchestrator plan job=digits --json > plan.json     the plan as data
     orchestrator plan job=digits cluster=existing --cluster cluster.yaml    on machines that do not run yet
     """
-    if config.handled_show():
+    if handled_show(config):
         return
     from orchestrator.planning.planner import make_plan
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 from orchestrator import paths
-from orchestrator.cli.options import ConfigArgs, config_options
+from orchestrator.cli.options import config_options, handled_show
+from orchestrator.config.request import ConfigArgs
 
 if TYPE_CHECKING:
     from orchestrator.runtime.driver.preparing import Prepared
@@ -29,7 +30,7 @@ def preprocess(config: ConfigArgs) -> None:
 
     Prepared data is found again by the data, the code and the parameters that it depends on, so a second time is quick.
     """
-    if config.handled_show():
+    if handled_show(config):
         return
     from orchestrator.runtime.driver import preparing
 

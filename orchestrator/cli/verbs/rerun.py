@@ -7,9 +7,18 @@ from pathlib import Path
 
 import click
 
-from orchestrator.cli import follow
-from orchestrator.cli.options import ConfigArgs, complete_runs, traceback_option
-from orchestrator.cli.verbs.submit import cluster_option, id_option, limit_option, show, wait_option
+from orchestrator.cli import follow_run
+from orchestrator.cli.options import (
+    as_json_option,
+    cluster_option,
+    complete_runs,
+    id_option,
+    limit_option,
+    storage_option,
+    traceback_option,
+    wait_option,
+)
+from orchestrator.config.request import ConfigArgs
 
 
 @click.command()
@@ -18,8 +27,8 @@ from orchestrator.cli.verbs.submit import cluster_option, id_option, limit_optio
 @wait_option
 @limit_option
 @cluster_option
-@follow.storage_option
-@follow.json_option
+@storage_option
+@as_json_option
 @traceback_option
 def rerun(
     what: str,
@@ -46,4 +55,4 @@ def rerun(
         handed = request.hand_in(ConfigArgs(), what, run_id, upload_limit)
     else:
         handed = request.rerun(what, storage, run_id, upload_limit)
-    sys.exit(show(handed, as_json=as_json, wait=wait))
+    sys.exit(follow_run.after_submission(handed, as_json=as_json, wait=wait))

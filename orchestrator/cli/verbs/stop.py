@@ -7,14 +7,13 @@ import sys
 import click
 
 from orchestrator.cli import follow
-from orchestrator.cli.options import traceback_option
-from orchestrator.cli.verbs.submit import cluster_option
+from orchestrator.cli.options import as_json_option, cluster_option, run_argument, storage_option, traceback_option
 
 GRACE_S = 120.0
 
 
 @click.command()
-@follow.run_argument
+@run_argument
 @click.option("--now", is_flag=True, help="At once, without a checkpoint.")
 @click.option(
     "--grace", metavar="SECONDS", type=click.FloatRange(min=0), default=GRACE_S, show_default=True,
@@ -22,8 +21,8 @@ GRACE_S = 120.0
 )  # fmt: skip
 @click.option("--no-wait", is_flag=True, help="Only ask; do not wait until it is over.")
 @cluster_option
-@follow.storage_option
-@follow.json_option
+@storage_option
+@as_json_option
 @traceback_option
 def stop(
     run: str, now: bool, grace: float, no_wait: bool, cluster_file: str | None, storage: str | None, as_json: bool

@@ -10,8 +10,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from orchestrator.cli import follow
-from orchestrator.cli.options import ConfigArgs, config_options, json_option, traceback_option, verbose_option
-from orchestrator.cli.verbs.submit import cluster_option, limit_option, wait_option
+from orchestrator.cli.options import (
+    cluster_option,
+    config_options,
+    handled_show,
+    json_option,
+    limit_option,
+    traceback_option,
+    verbose_option,
+    wait_option,
+)
+from orchestrator.config.request import ConfigArgs
 from orchestrator.errors import ConfigError, PlanError
 
 if TYPE_CHECKING:
@@ -90,7 +99,7 @@ def start(
     cluster_file: str | None,
 ) -> None:
     """Search over settings."""
-    if config.handled_show():
+    if handled_show(config):
         return
     from orchestrator.runtime.driver import preflight
     from orchestrator.sweeps import record as records
@@ -108,10 +117,11 @@ def start(
 
         config = request.for_cluster(config)
     elif submit:
+        from orchestrator.cli import follow_run
         from orchestrator.submission import sweeps
 
         handed = sweeps.hand_in(config, name, upload_limit)
-        sys.exit(sweeps.show(handed, as_json=config.json, wait=wait))
+        sys.exit(follow_run.after_submission(handed, as_json=config.json, wait=wait))
     definition = define(config.overrides, config.config_name, config.config_dir)
     planner = Planner(definition)
     planned = planner.check_all()
@@ -255,9 +265,10 @@ def resume(name: str, storage: str, cluster_file: str | None, json: bool, verbos
 
     record = records.load(storage, name)
     if job := load_job(record.root):
-        from orchestrator.submission import sweeps
+        from orchestrator.cli.views import job as view
+        from orchestrator.submission import enqueue
 
-        sweeps.show(sweeps.hand_in_again(job), as_json=json, wait=False)
+        view.show(enqueue.hand_in_again(job, enqueue.cluster_here()), as_json=json)
         return
     definition = record.definition()
     preflight.check(definition.spec)

@@ -6,14 +6,22 @@ import json
 import os
 import shlex
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from orchestrator import paths
-from orchestrator.cli.options import ConfigArgs, complete_runs, config_options, json_option, verbose_option
-from orchestrator.errors import ConfigError, PlanError, RunFailedError
+from orchestrator.cli.options import (
+    cluster_option,
+    config_options,
+    handled_show,
+    json_option,
+    run_argument,
+    storage_option,
+    verbose_option,
+)
+from orchestrator.config.request import ConfigArgs
+from orchestrator.errors import ConfigError, RunFailedError
 
 if TYPE_CHECKING:
     from orchestrator.plans.types import Plan
@@ -36,9 +44,10 @@ def train(config: ConfigArgs, plan_file: str | None, run_id: str | None) -> None
 
     Ctrl-C saves a checkpoint and stops; a second one stops at once.
     """
-    if config.handled_show():
+    if handled_show(config):
         return
     from orchestrator.planning import planner
+    from orchestrator.planning.plan_file import read_plan, refuse_config
     from orchestrator.records import runs
 
     if run_id is not None:
@@ -52,17 +61,6 @@ def train(config: ConfigArgs, plan_file: str | None, run_id: str | None) -> None
     _carry_out(runs.create(plan, run_id), plan, as_json=config.json, verbose=config.verbose)
 
 
-def refuse_config(config: ConfigArgs, plan_file: str) -> None:
-    """A plan holds its config: what is said of another one would be passed over."""
-    given = [repr(override) for override in config.overrides]
-    given += [f"--config-dir {config.config_dir}"] if config.config_dir else []
-    given += [f"--config-name {config.config_name}"] if config.config_name != "config" else []
-    if given:
-        raise ConfigError(
-            f"--plan {plan_file} runs a plan as it stands, and cannot take {given[0]}.", "Leave out one of the two."
-        )
-
-
 def _preflight(plan: Plan) -> None:
     from orchestrator.config.load import spec_from_dict
     from orchestrator.runtime.driver import preflight
@@ -71,19 +69,9 @@ def _preflight(plan: Plan) -> None:
 
 
 @click.command()
-@click.argument("run", shell_complete=complete_runs)
-@click.option(
-    "--storage",
-    metavar="PATH",
-    help="Folder or URL the run lies in.  [default: runs, and wherever jobs were submitted to from here]",
-)
-@click.option(
-    "--cluster",
-    "cluster_file",
-    metavar="FILE",
-    type=click.Path(dir_okay=False),
-    help="Do it on the head of the cluster in this cluster.yaml, over SSH.",
-)
+@run_argument
+@storage_option
+@cluster_option
 @json_option
 @verbose_option
 def resume(run: str, storage: str | None, cluster_file: str | None, json: bool, verbose: bool) -> None:
@@ -114,24 +102,10 @@ def resume(run: str, storage: str | None, cluster_file: str | None, json: bool, 
 
 
 def _hand_in_again(job: JobRecord, *, as_json: bool) -> None:
-    from orchestrator.cli.verbs.submit import show
+    from orchestrator.cli.views import job as view
     from orchestrator.submission import enqueue
 
-    show(enqueue.hand_in_again(job, enqueue.cluster_here()), as_json=as_json, wait=False)
-
-
-def read_plan(file: str) -> Plan:
-    """A plan that `orchestrator plan --out` wrote."""
-    from orchestrator.plans.types import Plan
-
-    try:
-        text = Path(file).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise PlanError(
-            f"Plan {file} cannot be read: {reason}.", "Make one with: orchestrator plan ... --out plan.json"
-        ) from error
-    return Plan.from_json(text, file)
+    view.show(enqueue.hand_in_again(job, enqueue.cluster_here()), as_json=as_json)
 
 
 def _unused_cluster(plan: Plan) -> str:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import click
 
 from orchestrator.cli import follow
-from orchestrator.cli.options import traceback_option
-from orchestrator.cli.verbs.submit import cluster_option
+from orchestrator.cli.options import as_json_option, cluster_option, run_argument, storage_option, traceback_option
 
 
 @click.command()
-@follow.run_argument
+@run_argument
 @cluster_option
-@follow.storage_option
-@follow.json_option
+@storage_option
+@as_json_option
 @traceback_option
 def why(run: str, cluster_file: str | None, storage: str | None, as_json: bool) -> None:
     """Tell what a job waits for: the resource that binds, on which nodes, which runs hold it, and what would start it.

@@ -1,4 +1,8 @@
-"""Secrets and the files they lie in: readable by their owner alone, from the first byte on."""
+"""Secrets and the files they lie in: readable by their owner alone, from the first byte on.
+
+Secrets are made where `up` runs, once per start, and then belong to the head: a later `up` from another machine takes
+the head's.
+"""
 
 from __future__ import annotations
 

@@ -4,6 +4,8 @@ Run as `python -m orchestrator.cluster.node.supervisor FILE PROGRAM...`; FILE is
 leader of a session and the parent of all orphans in it, so that nothing the program starts can outlive it: not its
 daemons, and not what those leave behind. On SIGTERM it asks the program to end, and then ends what is left. If it is
 killed itself, the kernel ends the program.
+
+`down` thus ends exactly what was started, by process ids that cannot be mistaken, and never by name as `ray stop` does.
 """
 
 from __future__ import annotations

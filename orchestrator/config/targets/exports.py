@@ -1,4 +1,7 @@
-"""What a config may name to be run: our own list, and the project's in its pyproject.toml. Nothing else adds to it."""
+"""What a config may name to be run: our own list, and the project's in its pyproject.toml. Nothing else adds to it.
+
+The list has exact names, not prefixes: `_target_` is code that runs, and a prefix admits whatever a package imports.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""Saving and loading a run's training state, as one worker of a gang. All ranks call every method."""
+"""Saving and loading a run's training state, as one worker of a gang. All ranks call every method.
+
+Checkpoints are our own, named tensors in safetensors: DeepSpeed's (0.19) are written in place, are pickle files, and
+cannot be loaded by another number of workers; its universal format leaves out buffers and frozen parameters. The price
+is that `states.py` knows where DeepSpeed keeps its flat buffers; integration tests hold it to that.
+"""
 
 from __future__ import annotations
 

@@ -26,7 +26,8 @@ from orchestrator.runtime.driver.growth import Growth
 from orchestrator.runtime.driver.interrupts import Interrupts
 from orchestrator.runtime.driver.restarts import GiveUp, RestartPolicy
 from orchestrator.runtime.driver.status_events import Bulletin
-from orchestrator.runtime.launchers.base import Ended, Launcher, make_launcher
+from orchestrator.runtime.launchers.base import Ended, Launcher
+from orchestrator.runtime.launchers.choose import make_launcher
 from orchestrator.runtime.worker.context import Launch
 from orchestrator.runtime.worker.script import script
 from orchestrator.tracking.sink import MlflowSink

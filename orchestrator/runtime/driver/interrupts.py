@@ -2,43 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from types import FrameType
 
 from orchestrator import paths
-from orchestrator.errors import StorageError
 from orchestrator.foundation.storage import Store
+from orchestrator.records.stop_request import StopRequest
 
 REMOTE_LOOK_S = 2.0
 """Between two looks for a request in an object store, where each costs time and money."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StopRequest:
-    """A person's request that a run end, as it lies in the run's folder."""
-
-    now: bool = False
-    """At once, without saving."""
-    grace_s: float = 120.0
-    """Time to save and end; then at once."""
-    time: float = 0.0
-
-    def write(self, store: Store) -> None:
-        """Ask the driver of the run in a folder to stop it."""
-        store.write(paths.STOP_REQUEST, json.dumps(asdict(self)) + "\n")
-
-    @classmethod
-    def read(cls, store: Store) -> StopRequest | None:
-        """What somebody asked for; None when nobody did, or storage does not answer at the moment."""
-        with contextlib.suppress(FileNotFoundError, StorageError):
-            return cls(**json.loads(store.read(paths.STOP_REQUEST)))
-        return None
 
 
 class Interrupts:

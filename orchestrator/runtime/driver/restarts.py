@@ -1,4 +1,9 @@
-"""Whether a run goes on after a failure, and when."""
+"""Whether a run goes on after a failure, and when.
+
+Restarts are decided here and not by Ray Train: its elasticity kills the workers in order to grow, which costs the steps
+since the last checkpoint, and it exists for Ray alone. Each restart is an Attempt with a number, which fences
+checkpoints and metrics.
+"""
 
 from __future__ import annotations
 

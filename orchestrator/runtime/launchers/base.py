@@ -1,4 +1,8 @@
-"""Who starts workers, as the driver sees it: always a process of its own, which cannot take the driver along."""
+"""Who starts workers, as the driver sees it: always a process of its own, which cannot take the driver along.
+
+Ray's signals, threads and exits stay in that process, Ctrl-C reaches the driver alone, and the child dies with its
+parent.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from orchestrator.config.schema import JobSpec, LauncherName
 from orchestrator.errors import MachineError
 from orchestrator.plans.types import WorkerResources
 from orchestrator.runtime.worker.context import Launch
@@ -67,17 +70,6 @@ class Launcher(Protocol):
 
     def close(self) -> None:
         """Let go of everything this launcher started, also of a Ray of our own. Idempotent; called in any case."""
-
-
-def make_launcher(spec: JobSpec) -> Launcher:
-    """The launcher that the config names."""
-    if spec.cluster.launcher is LauncherName.torchrun:
-        from orchestrator.runtime.launchers.torchrun import TorchrunLauncher
-
-        return TorchrunLauncher()
-    from orchestrator.runtime.launchers.ray.launcher import RayLauncher
-
-    return RayLauncher(spec.cluster.address)
 
 
 def write_launch(file: Path, launch: Launch, resources: WorkerResources) -> None:

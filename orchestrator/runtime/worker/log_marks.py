@@ -2,6 +2,9 @@
 
 A process that is killed, as the system does for want of memory, leaves no traceback. The line of the person's own code
 that it was last seen in is then the best that can be told.
+
+Times are stored beside the log and not in its lines: prefixing each line would need a pipe and a reader, and what is in
+a pipe dies with it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""The training loop: steps, evaluations, checkpoints, and the ways it can end."""
+"""The training loop: steps, evaluations, checkpoints, and the ways it can end.
+
+The loss is scaled by data-parallel size / global count before `backward`, since DeepSpeed averages over ranks:
+gradients are then those of the mean over all items, at any batch split.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +22,9 @@ from orchestrator.runtime.checkpoint.catalog import Progress, step_of
 from orchestrator.runtime.checkpoint.checkpoint import Checkpoints
 from orchestrator.runtime.worker.collective import Agreement, PendingSum
 from orchestrator.runtime.worker.context import WorkerContext
-from orchestrator.runtime.worker.data.loader import Loader, Source, Window, to_device
+from orchestrator.runtime.worker.data.loader import Loader, Window, to_device
 from orchestrator.runtime.worker.data.sampler import Sampler, ends_epoch, split_evenly
+from orchestrator.runtime.worker.data.source import Source
 from orchestrator.runtime.worker.engine import Engine
 from orchestrator.runtime.worker.evaluation.answers import Answers
 from orchestrator.runtime.worker.evaluation.evaluation import evaluate

@@ -2,6 +2,9 @@
 
 Ray Tune and the sampler are built anew from it whenever a sweep goes on. A line that was cut off by the end of its
 writer counts as not written.
+
+It stands in for `Tuner.restore`: Ray Tune's snapshots are taken now and then, and are pickles. The ledger gets each
+line when it happens.
 """
 
 from __future__ import annotations

@@ -2,6 +2,9 @@
 
 Each step trains up to the next rung and saves there. So a trial can be paused, ended, handed to another process or
 gone on with by another trial, at any rung, by what lies in run storage alone.
+
+This process leads a gang and does not train itself. That costs one light process; the same code then serves one worker
+and many, outlives a worker that dies, and continues from the checkpoint.
 """
 
 from __future__ import annotations

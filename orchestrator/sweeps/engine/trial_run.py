@@ -1,4 +1,9 @@
-"""The run of one trial: the same folder that a single training has, launch after launch."""
+"""The run of one trial: the same folder that a single training has, launch after launch.
+
+A rung is a checkpoint: a trial trains up to a rung, saves and returns, and continues by starting from there. So
+pausing, ending early, taking over weights and resuming after a kill are one thing, and a trial that pauses equals one
+that does not.
+"""
 
 from __future__ import annotations
 

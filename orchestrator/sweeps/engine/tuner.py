@@ -39,7 +39,7 @@ from orchestrator.sweeps.engine.trainable import (
 from orchestrator.sweeps.search.schedulers import make_scheduler, tune_id
 
 if TYPE_CHECKING:
-    from orchestrator.sweeps.engine.engine import Conductor
+    from orchestrator.sweeps.engine.conductor import Conductor
 
 LOOK_S = 0.5
 """Between two looks for a reason to end."""

@@ -9,7 +9,7 @@ import sys
 BEGIN = """
 import json, os, sys, traceback
 import torch
-from orchestrator.runtime import idle_compiler
+from orchestrator.runtime.fast_start import idle_compiler
 
 assert "torch._dynamo" not in sys.modules
 model = torch.nn.Linear(3, 1)
@@ -48,7 +48,7 @@ assert torch._dynamo.utils.counters is counters is sys.modules['torch._dynamo.ut
 assert sys.modules['torch._dynamo'].external_utils is torch._dynamo.external_utils
 """,
     "DeepSpeed's ZeRO": """
-from orchestrator.runtime import lean_deepspeed
+from orchestrator.runtime.fast_start import lean_deepspeed
 from deepspeed.runtime.zero.muon.original_muon import zeropower_via_newtonschulz5
 from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
 from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer

@@ -8,7 +8,7 @@ import sys
 
 CODE = """
 import json, logging, psutil, ray, ray._private.node, ray._private.utils
-from orchestrator.runtime import own_ray
+from orchestrator.runtime.fast_start import own_ray
 
 before = [getattr(ray._private.node.Node, name) for name in own_ray.UNNEEDED]
 with own_ray.lean():

@@ -8,8 +8,8 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 
-from orchestrator.cli.options import ConfigArgs
 from orchestrator.cluster.node import here
+from orchestrator.config.request import ConfigArgs
 from orchestrator.submission import enqueue, request, sweeps
 
 STEPS = ("asked", "locked", "index", "package", "plan", "config", "job", "submission", "submitted", "told")

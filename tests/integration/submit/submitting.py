@@ -108,8 +108,8 @@ class Person:
     def submissions(self, run: str) -> list[str]:
         """What Ray has of a run."""
         code = (
-            "import json; from orchestrator.submit import desk; from orchestrator.submission.ray_jobs import RayJobs\n"
-            "print(RayJobs(desk.cluster_here())._ask('GET', '/api/jobs/')[1])"
+            "import json; from orchestrator.submission import enqueue; from orchestrator.submission.ray_jobs import RayJobs\n"
+            "print(RayJobs(enqueue.cluster_here())._ask('GET', '/api/jobs/')[1])"
         )
         return sorted(
             each["submission_id"]

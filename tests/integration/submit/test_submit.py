@@ -192,8 +192,8 @@ def test_a_package_that_cannot_be_had_is_the_first_thing_told(person: Person, up
     """The person's own machine has it, as laptops do; here, a node is given another list."""
     code = (
         "import orchestrator\n"
-        "from orchestrator.cluster import project_code\n"
-        "project_code.add_packages = lambda *words: None\n"
+        "from orchestrator.project import unpack\n"
+        "unpack.add_packages = lambda *words: None\n"
         f"print(orchestrator.submit(*{SHORT!r}, id='lacks').id)"
     )
     listed = person.folder / "requirements.txt"

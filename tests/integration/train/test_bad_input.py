@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.cli.main import main
-from orchestrator.cli.options import ConfigArgs
+from orchestrator.config.request import ConfigArgs
 from orchestrator.planning.planner import make_plan
 from orchestrator.plans.types import Plan
 from orchestrator.records import failures, runs

@@ -6,7 +6,8 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from orchestrator.cli.options import ConfigArgs, config_options
+from orchestrator.cli.options import config_options, handled_show
+from orchestrator.config.request import ConfigArgs
 
 seen: list[ConfigArgs] = []
 
@@ -50,13 +51,13 @@ def test_unknown_options_are_refused() -> None:
 
 def test_resolve_needs_cfg() -> None:
     with pytest.raises(click.UsageError, match="--resolve"):
-        ConfigArgs(resolve=True).handled_show()
+        handled_show(ConfigArgs(resolve=True))
 
 
 def test_nothing_to_show() -> None:
-    assert not ConfigArgs(overrides=("job=digits",)).handled_show()
+    assert not handled_show(ConfigArgs(overrides=("job=digits",)))
 
 
 def test_cfg_prints_yaml(capsys: pytest.CaptureFixture[str]) -> None:
-    assert ConfigArgs(cfg="job", package="optimizer").handled_show()
+    assert handled_show(ConfigArgs(cfg="job", package="optimizer"))
     assert "lr: " in capsys.readouterr().out

@@ -18,7 +18,7 @@ from orchestrator.project.pack import MIB, Package, pack
 from orchestrator.records import jobs
 from orchestrator.records.jobs import JobRecord
 from orchestrator.records.runs import Attempt, RunRecord, Status
-from orchestrator.runtime.driver.interrupts import StopRequest
+from orchestrator.records.stop_request import StopRequest
 from orchestrator.submission import enqueue
 from orchestrator.submission.enqueue import Handed
 from orchestrator.submission.ray_jobs import Told

@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 
 from orchestrator import paths
+from orchestrator.cli import incoming
 from orchestrator.cli import main as cli
-from orchestrator.cli.options import ConfigArgs
+from orchestrator.config.request import ConfigArgs
 from orchestrator.errors import ConfigError
 from orchestrator.project import unpack
 from orchestrator.project.pack import MIB, pack
 from orchestrator.submission import remote, request
+from orchestrator.submission.limits import UPLOAD_LIMIT
 
 
 @pytest.mark.parametrize(
@@ -52,7 +54,7 @@ def test_what_comes_in_is_submitted_from_the_home(tmp_path: Path, monkeypatch: p
         return 7
 
     monkeypatch.setattr(cli, "main", main)
-    assert remote.main(f"{remote.INCOMING}/1", packed.digest, "submit", "--id", "a", "--plan", "plan.json") == 7
+    assert incoming.main(f"{remote.INCOMING}/1", packed.digest, "submit", "--id", "a", "--plan", "plan.json") == 7
     words = ["submit", "--id", "a", "--plan", str(come / "plan.json")]
     assert seen == [words, home, there, there / "conf", str(home / "runs")]
     assert not come.exists()
@@ -62,4 +64,4 @@ def test_what_comes_in_is_submitted_from_the_home(tmp_path: Path, monkeypatch: p
 
 def test_a_config_folder_stays_here() -> None:
     with pytest.raises(ConfigError, match="--config-dir stays on this machine"):
-        remote.submit("c.yaml", ConfigArgs(config_dir="x"), None, None, wait=False, upload_limit=request.UPLOAD_LIMIT)
+        remote.submit("c.yaml", ConfigArgs(config_dir="x"), None, None, wait=False, upload_limit=UPLOAD_LIMIT)

@@ -1,4 +1,4 @@
-"""Workers under Ray Train: a child process speaks to Ray, so that Ray's signals, threads and exits stay in there.
+"""Workers as Ray actors: a child process speaks to Ray, so that Ray's signals, threads and exits stay in there.
 
 The child stays for all attempts of the run, with its connection to Ray. It reads what to start from its input, line by
 line, and tells in one small file how things stand.

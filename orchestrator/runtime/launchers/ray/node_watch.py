@@ -1,4 +1,8 @@
-"""Looking at Ray's nodes: those that can be used now, and, while workers run, room for more and nodes that leave."""
+"""Looking at Ray's nodes: those that can be used now, and, while workers run, room for more and nodes that leave.
+
+A node counts when its raylet answers at its port. Ray calls a node alive until it has missed health checks, and workers
+placed meanwhile on a dead one would wait for it.
+"""
 
 from __future__ import annotations
 

@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import copy
 import queue
-import random
 import threading
-import traceback
 from collections.abc import Callable, Generator, Iterable, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
 import torch
 
 from orchestrator.config.schema import Loader as Settings
-from orchestrator.errors import DataError, OrchestratorError
 from orchestrator.runtime.worker.data.sampler import Sampler
+from orchestrator.runtime.worker.data.source import BatchRequest, Source
 from orchestrator.task import Batch, Dataset, Task
 
 if TYPE_CHECKING:
@@ -38,75 +35,6 @@ class Window:
     """Items or tokens in them: this worker's part of what the loss is divided by."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Wanted:
-    """A batch to be made."""
-
-    samples: Sequence[int]
-    positions: Sequence[int] | None = None
-    """Places of the samples in the training stream; None for an evaluation, where nothing is random."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Source:
-    """All that batches of one split are made of; plain enough to be sent to another process."""
-
-    task: Task
-    dataset: Dataset
-    split: str
-    seed: int = 0
-    seed_libraries: bool = False
-    """Also set torch's, numpy's and Python's own random numbers for each sample: not where a model draws from them."""
-
-    def counted(self, wanted: Wanted) -> tuple[Batch, int]:
-        """A batch, and what its loss is divided by."""
-        places: Sequence[int | None] = wanted.positions or [None] * len(wanted.samples)
-        items = [self._item(sample, place) for sample, place in zip(wanted.samples, places, strict=True)]
-        try:
-            batch = self.task.collate(items)
-            return batch, self.task.count(batch)
-        except OrchestratorError:
-            raise
-        except Exception as error:
-            raise _failed(f"Samples {_some(wanted.samples)} of the {self.split} split make no batch", error) from error
-
-    def _item(self, sample: int, position: int | None) -> Any:
-        if self.seed_libraries:
-            _seed_libraries((self.seed * 1_000_003 + (sample if position is None else position)) % 2**32)
-        try:
-            item = self.dataset[sample]
-            return item if position is None else self._changed(item, chance(self.seed, position))
-        except OrchestratorError:
-            raise
-        except Exception as error:
-            raise _failed(f"Sample {sample} of the {self.split} split cannot be read", error) from error
-
-    def _changed(self, item: Any, chance: np.random.Generator) -> Any:
-        own = getattr(self.dataset, "augment", None)
-        return self.task.augment(own(item, chance) if own else item, chance)
-
-
-def chance(seed: int, position: int) -> np.random.Generator:
-    """Random numbers for the sample at one place in the stream: the same whoever draws them, and whenever."""
-    return np.random.Generator(np.random.Philox(key=(seed, position)))
-
-
-def _seed_libraries(number: int) -> None:
-    torch.default_generator.manual_seed(number)
-    random.seed(number)
-    np.random.seed(number)
-
-
-def _failed(what: str, error: Exception) -> DataError:
-    """Names the sample that the code of a dataset or a Task failed on, and the place in the code."""
-    place = traceback.extract_tb(error.__traceback__)[-1]
-    return DataError(f"{what}: {type(error).__name__}: {error} ({place.filename}:{place.lineno}).")
-
-
-def _some(numbers: Sequence[int]) -> str:
-    return ", ".join(map(str, numbers[:8])) + (" ..." if len(numbers) > 8 else "")
-
-
 class Loader:
     """Makes the batches of one split, as `job.loader` says."""
 
@@ -121,7 +49,7 @@ class Loader:
         if not self._settings.processes:
             yield from prefetch(lambda step: self._window(sampler, step), steps, self._settings.ahead)
             return
-        requests = (wanted for step in steps for wanted in _wanted(sampler, step))
+        requests = (wanted for step in steps for wanted in _requests(sampler, step))
         made = self._from_processes(requests, per_step=sampler.accumulation)
         try:
             for _ in steps:
@@ -134,12 +62,12 @@ class Loader:
         """One batch for each list of samples, without anything random."""
         if not self._settings.processes:
             yield from prefetch(
-                lambda k: self._pinned(self._source.counted(Wanted(samples=shares[k]))[0]),
+                lambda k: self._pinned(self._source.counted(BatchRequest(samples=shares[k]))[0]),
                 range(len(shares)),
                 self._settings.ahead,
             )
             return
-        made = self._from_processes((Wanted(samples=samples) for samples in shares), per_step=1)
+        made = self._from_processes((BatchRequest(samples=samples) for samples in shares), per_step=1)
         try:
             for batch, _ in made:
                 yield batch
@@ -153,7 +81,7 @@ class Loader:
             self._processes = None
 
     def _window(self, sampler: Sampler, step: int) -> Window:
-        parts = [self._source.counted(wanted) for wanted in _wanted(sampler, step)]
+        parts = [self._source.counted(wanted) for wanted in _requests(sampler, step)]
         return Window(
             batches=[self._pinned(batch) for batch, _ in parts],
             count=sum(count for _, count in parts),
@@ -162,7 +90,9 @@ class Loader:
     def _pinned(self, batch: Batch) -> Batch:
         return map_tensors(batch, torch.Tensor.pin_memory) if self._pin else batch
 
-    def _from_processes(self, requests: Iterable[Wanted], per_step: int) -> Generator[tuple[Batch, int], None, None]:
+    def _from_processes(
+        self, requests: Iterable[BatchRequest], per_step: int
+    ) -> Generator[tuple[Batch, int], None, None]:
         from orchestrator.runtime.worker.data.loader_processes import Processes
 
         if self._processes is None:
@@ -171,9 +101,9 @@ class Loader:
         return self._processes.run(requests)
 
 
-def _wanted(sampler: Sampler, step: int) -> list[Wanted]:
+def _requests(sampler: Sampler, step: int) -> list[BatchRequest]:
     return [
-        Wanted(samples=samples, positions=positions)
+        BatchRequest(samples=samples, positions=positions)
         for samples, positions in zip(sampler.window(step), sampler.positions(step), strict=True)
     ]
 

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from orchestrator.errors import ConfigError, MachineError
-from orchestrator.runtime.worker.data.loader import Source, Wanted
+from orchestrator.runtime.worker.data.source import BatchRequest, Source
 from orchestrator.task import Batch
 
 
@@ -50,7 +50,7 @@ class Processes:
                 persistent_workers=True,
             )
 
-    def run(self, requests: Iterable[Wanted]) -> Generator[tuple[Batch, int], None, None]:
+    def run(self, requests: Iterable[BatchRequest]) -> Generator[tuple[Batch, int], None, None]:
         """A batch and its count for each request, in their order; exceptions are raised at their place."""
         self._requests.items = requests
         answers = self._start()
@@ -101,9 +101,9 @@ class _Failure:
 class _Requests:
     """What DataLoader takes for a sampler: whatever is to be made next."""
 
-    items: Iterable[Wanted] = ()
+    items: Iterable[BatchRequest] = ()
 
-    def __iter__(self) -> Iterator[Wanted]:
+    def __iter__(self) -> Iterator[BatchRequest]:
         return iter(self.items)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.cli.main import main
-from orchestrator.cli.options import ConfigArgs
+from orchestrator.config.request import ConfigArgs
 from orchestrator.planning import planner, sizing
 from orchestrator.plans.types import Plan
 

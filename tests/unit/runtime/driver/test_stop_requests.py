@@ -10,8 +10,9 @@ import pytest
 from orchestrator import paths
 from orchestrator.errors import StorageError
 from orchestrator.foundation.storage import LocalStore, open_store
+from orchestrator.records.stop_request import StopRequest
 from orchestrator.runtime.driver import interrupts
-from orchestrator.runtime.driver.interrupts import Interrupts, StopRequest
+from orchestrator.runtime.driver.interrupts import Interrupts
 
 
 @pytest.fixture

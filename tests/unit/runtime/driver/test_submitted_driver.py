@@ -10,8 +10,8 @@ from orchestrator.config.schema import Cluster, JobSpec, Resilience, Storage, Tr
 from orchestrator.errors import MachineError, RunStoppedError
 from orchestrator.records import runs
 from orchestrator.records.runs import RunRecord, Status
+from orchestrator.records.stop_request import StopRequest
 from orchestrator.runtime.driver import driver, preparing
-from orchestrator.runtime.driver.interrupts import StopRequest
 from orchestrator.runtime.launchers.base import Outlook
 from tests.unit.plans.plan_specs import plan, spec
 from tests.unit.runtime.driver.test_driver import (

@@ -14,8 +14,9 @@ import torch
 from orchestrator.config.schema import Loader as Settings
 from orchestrator.errors import ConfigError, DataError
 from orchestrator.plans.types import MeshShape, Row
-from orchestrator.runtime.worker.data.loader import Loader, Source, make_batch, map_tensors, prefetch, to_device
+from orchestrator.runtime.worker.data.loader import Loader, make_batch, map_tensors, prefetch, to_device
 from orchestrator.runtime.worker.data.sampler import Sampler
+from orchestrator.runtime.worker.data.source import Source
 from orchestrator.task import Task
 
 

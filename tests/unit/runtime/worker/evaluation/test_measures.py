@@ -28,7 +28,8 @@ from torchmetrics.wrappers import ClasswiseWrapper
 from orchestrator.config.schema import Loader as Settings
 from orchestrator.errors import ConfigError
 from orchestrator.models.evaluate import Alone
-from orchestrator.runtime.worker.data.loader import Loader, Source
+from orchestrator.runtime.worker.data.loader import Loader
+from orchestrator.runtime.worker.data.source import Source
 from orchestrator.runtime.worker.evaluation.evaluation import evaluate
 from orchestrator.runtime.worker.evaluation.measures import Measures
 from orchestrator.task import Measured, Task
