@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 import yaml
-from golden_files import compare
+from tests.unit.cli.golden_files import compare
 
 from orchestrator.cli.main import main
 
 Capture = pytest.CaptureFixture[str]
 
 ROOT = Path(__file__).parents[3]
-INTERNALS = re.compile(rf"(?<![.\w])orchestrator\.\w+|Traceback|internal error|{re.escape(str(ROOT))}")
+INTERNALS = re.compile(rf"(?<![.\w])orchestrator\.(?!jobs\b)\w+|Traceback|internal error|{re.escape(str(ROOT))}")
 """What no error of this table may show: our modules, tracebacks, bugs, and where this checkout is stored."""
 
 # --- the project in which every command is run -----------------------------------------------------------------------
