@@ -44,7 +44,7 @@ def in_turns(number: int) -> tuple[str, ...]:
 
 
 def costs(rounds: list[dict[str, Measurement]]) -> dict[str, float]:
-    """Time of a step under each strategy relative to ddp, as in plan/auto.py: the median over all rounds."""
+    """Time of a step under each strategy relative to ddp, as in plans/memory/auto.py: the median over all rounds."""
     return {
         name: statistics.median(turn["ddp"]["steps_per_s"] / turn[name]["steps_per_s"] for turn in rounds)
         for name in EXPLICIT

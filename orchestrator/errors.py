@@ -6,6 +6,7 @@ OrchestratorError               1
 │   └── PlanError               2   parts that are right by themselves and do not go together
 ├── DataError                   1   the data cannot be read, or is not what it is said to be
 ├── UnknownRunError             2   a run id that is not in run storage
+├── FormatError                 2   a plan, run, job, sweep or model that another version wrote
 ├── MachineError                3   this machine or cluster lacks what the plan needs
 │   ├── StorageError            3   run storage cannot be read or written
 │   └── TrackingError           3   the tracking server or store does not answer
@@ -53,6 +54,12 @@ class DataError(OrchestratorError):
 
 class UnknownRunError(OrchestratorError):
     """There is no such run in run storage."""
+
+    exit_code = 2
+
+
+class FormatError(OrchestratorError):
+    """A plan, run, job, sweep or model has a format that this version does not read."""
 
     exit_code = 2
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from orchestrator.plans.types import FORMAT, MeshShape, Plan, Row, WorkerResources
+from orchestrator.foundation.formats import FORMAT
+from orchestrator.plans.types import MeshShape, Plan, Row, WorkerResources
 
 
 def plan_with(storage: Path | str, spec: dict[str, Any], deepspeed: dict[str, Any] | None = None) -> Plan:

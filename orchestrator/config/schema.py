@@ -1,7 +1,7 @@
 """The dataclasses behind every config option; conf/ holds the values, this file their types, defaults and meaning.
 
 A JobSpec is what the person asked for. Checks of one value live in `__post_init__`; arithmetic over several fields
-lives in plan/.
+lives in plans/.
 """
 
 from __future__ import annotations

@@ -139,10 +139,6 @@ class Arrays:
         """A field of all items: stacked, or one after the other if it is ragged."""
         return self._values[name]
 
-    def lengths(self, name: str) -> Array:
-        """First dimension of each item in a ragged field."""
-        return np.diff(self._offsets[name])
-
     def _part(self, name: str, index: int) -> Array:
         values = self._values[name]
         if not self._ragged[name]:

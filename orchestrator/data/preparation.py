@@ -39,8 +39,6 @@ class Items(Protocol):
 
     def whole(self, name: str) -> Array: ...
 
-    def lengths(self, name: str) -> Array: ...
-
 
 class Preparation:
     """Base of all preparations: a frozen dataclass of plain parameters. Its methods depend on nothing else.

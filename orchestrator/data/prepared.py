@@ -100,10 +100,6 @@ class MemoryItems:
         parts = [np.asarray(item[name]) for item in self.items]
         return np.concatenate(parts) if name in self.ragged else np.stack(parts)
 
-    def lengths(self, name: str) -> Array:
-        """First dimension of each item."""
-        return np.array([len(item[name]) for item in self.items])
-
 
 class PreparedDataset:
     """The items of a split as a Task is given them; can be sent to other processes."""

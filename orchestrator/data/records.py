@@ -138,18 +138,3 @@ def file_state(*files: Path) -> str:
             raise DataError(f"{file} cannot be read: {error.strerror}.") from error
         digest.update(f"{file}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class InMemory:
-    """Records that a program made."""
-
-    rows: tuple[Record, ...]
-
-    def state(self) -> str:
-        """The records themselves."""
-        return hashlib.sha256(repr(self.rows).encode()).hexdigest()
-
-    def read(self) -> Records:
-        """The records, numbered."""
-        return Records(rows=[{NAME: f"record {number}", **row} for number, row in enumerate(self.rows)])

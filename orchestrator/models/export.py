@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator import paths
 from orchestrator.errors import ConfigError, StorageError
+from orchestrator.foundation import formats
 from orchestrator.foundation.storage import write_atomically
-from orchestrator.models.pyfunc import DESCRIPTION, FORMAT, WEIGHTS
+from orchestrator.models.pyfunc import DESCRIPTION, WEIGHTS
 from orchestrator.records.runs import RunRecord
 
 if TYPE_CHECKING:
@@ -118,6 +119,7 @@ def _describe(record: RunRecord, name: str) -> dict[str, Any]:
     final: dict[str, Any] = {}
     if record.store.exists(f"{paths.MODEL}/{DESCRIPTION}"):
         final = json.loads(record.store.read(f"{paths.MODEL}/{DESCRIPTION}"))
+        formats.check("model", f"{record.root}/{paths.MODEL}", final)
     known: dict[str, Any] = {key: final[key] for key in ("inputs", "outputs") if key in final}
     plan = record.plan
-    return {"format": FORMAT, "task": plan.task, "spec": plan.spec, "step": step_of(name), **known}
+    return {"format": formats.FORMAT, "task": plan.task, "spec": plan.spec, "step": step_of(name), **known}

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator import paths
 from orchestrator.errors import StorageError
+from orchestrator.foundation import formats
 
 if TYPE_CHECKING:
     import torch
 
-FORMAT = 1
 WEIGHTS = "model.safetensors"
 DESCRIPTION = "model.json"
 POSITIONAL = re.compile(r"input(?:_(\d+))?")
@@ -65,13 +65,9 @@ def describe(folder: Path) -> dict[str, Any]:
     """What model.json says, refused when it is not there or of another format."""
     try:
         description: dict[str, Any] = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        formats.check("model", str(folder), description)
     except (OSError, ValueError) as error:
         raise StorageError(f"{folder} holds no model that can be read: {error}.") from error
-    if description.get("format") != FORMAT:
-        raise StorageError(
-            f"The model in {folder} has format {description.get('format')}, and this version reads {FORMAT}.",
-            "Use the version of orchestrator that wrote it.",
-        )
     return description
 
 

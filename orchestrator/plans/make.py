@@ -8,14 +8,14 @@ from typing import Any
 from orchestrator import paths
 from orchestrator.config.schema import AUTO, JobSpec, LauncherName, PrecisionName, StrategyName
 from orchestrator.errors import MachineError, PlanError
-from orchestrator.foundation import units
+from orchestrator.foundation import formats, units
 from orchestrator.plans import batch, schedule
 from orchestrator.plans.deepspeed import ds_config, user_settings
 from orchestrator.plans.memory import budget
 from orchestrator.plans.memory.profile_types import ModelProfile
 from orchestrator.plans.placement import fit
 from orchestrator.plans.placement.inventory import Inventory
-from orchestrator.plans.types import FORMAT, Plan, Row, WorkerResources
+from orchestrator.plans.types import Plan, Row, WorkerResources
 
 BF16_CAPABILITY = (8, 0)
 """CUDA compute capability from which GPUs compute bf16."""
@@ -50,7 +50,7 @@ def make(
     placed = fit.require_place(spec, inventory, resources, largest)
     rows, changes = _rows(spec, arrangements, _own_settings(spec, project), on_gpu=resources.gpus > 0)
     plan = Plan(
-        format=FORMAT,
+        format=formats.FORMAT,
         job=spec.job.name,
         task=spec.script or spec.job.task,
         strategy=spec.strategy.name.value,
@@ -147,7 +147,7 @@ def _check_length(spec: JobSpec) -> None:
 
 
 def _check_explicit(spec: JobSpec) -> None:
-    """What is left to choose is chosen by plan.auto, which plans each candidate here."""
+    """What is left to choose is chosen by plans.memory.auto, which plans each candidate here."""
     if spec.script is not None and AUTO in (spec.strategy.name.value, spec.micro_batch):
         raise PlanError(f"strategy=auto and micro_batch=auto need a Task; script={spec.script} is none.", "Name one.")
     for key, value in (("strategy", spec.strategy.name.value), ("micro_batch", spec.micro_batch)):

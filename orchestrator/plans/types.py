@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.errors import PlanError
+from orchestrator.foundation import formats
 from orchestrator.plans.memory.types import Memory
 
-FORMAT = 1
 MAKE_ONE = "Make one with: orchestrator plan ... --out plan.json"
 
 
@@ -148,9 +148,10 @@ class Plan:
     @classmethod
     def from_dict(cls, data: Any, source: str = "plan") -> Plan:
         """Read what `to_dict` wrote; anything else is refused with the reason."""
-        if not isinstance(data, dict) or data.get("format") != FORMAT:
-            found = f"format {data.get('format', 'unknown')}" if isinstance(data, dict) else f"a {type(data).__name__}"
-            raise PlanError(f"{source} is not a plan of format {FORMAT} (found: {found}).", MAKE_ONE)
+        if not isinstance(data, dict) or "format" not in data:
+            found = "no format number" if isinstance(data, dict) else f"a {type(data).__name__}"
+            raise PlanError(f"{source} is not a plan (found: {found}).", MAKE_ONE)
+        formats.check("plan", source, data)
         fields = dict(data)
         try:
             fields["rows"] = tuple(Row.from_dict(row) for row in data["rows"])

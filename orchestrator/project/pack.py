@@ -132,7 +132,16 @@ def pack(project: Path, limit: int, storage: str = "") -> Package:
         digest = unpack.digest(project, sizes)
     except OSError as error:
         raise StorageError(f"{error.filename} cannot be read: {error.strerror}.", _HOW) from error
-    return Package(project=project, names=tuple(sorted(sizes)), bytes=total, digest=digest, links=tuple(links))
+    return Package(project=project, names=tuple(sorted(sizes)), bytes=total, digest=digest, links=tuple(sorted(links)))
+
+
+def links_note(links: tuple[str, ...]) -> str:
+    """What the user is shown of links that are not sent."""
+    shown = ", ".join(links[:SHOWN]) + (f" and {len(links) - SHOWN} more" if len(links) > SHOWN else "")
+    return (
+        f"Not sent, because links to folders are left out: {shown}. "
+        "Name the folders themselves by absolute paths that all nodes can read, or list the links in .orchignore."
+    )
 
 
 _HOW = "What is not to be sent goes into .orchignore, in the form of a .gitignore."

@@ -6,13 +6,12 @@ happen, so `jobs`, `logs`, `attach` and `why` read the same before and after a c
 
 from __future__ import annotations
 
-import json
 import shlex
 from dataclasses import dataclass
 from functools import cached_property
 
 from orchestrator import paths
-from orchestrator.errors import StorageError, UnknownRunError, nearest
+from orchestrator.errors import FormatError, StorageError, UnknownRunError, nearest
 from orchestrator.foundation.storage import Store, open_store
 from orchestrator.records import jobs, runs
 from orchestrator.records.events import METRICS, Event, read_event
@@ -51,13 +50,9 @@ class Subject:
     def run(self) -> RunRecord | None:
         """What its driver keeps of it; None before a driver has begun."""
         try:
-            return RunRecord.from_dict(json.loads(self.store.read(paths.RECORD)))
+            return runs.read(self.store)
         except FileNotFoundError:
             return None
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-            place = f"{self.root}/{paths.RECORD}"
-            raise StorageError(f"The record of run {self.id} cannot be read: {reason}.", f"Look at {place}.") from error
 
     @cached_property
     def events(self) -> list[Event]:
@@ -121,7 +116,7 @@ def roots(storage: str | None = None) -> dict[str, str]:
 def _created(subject: Subject) -> float:
     try:
         known = subject.run or subject.job
-    except StorageError:
+    except (FormatError, StorageError):
         return 0.0
     return known.created if known else 0.0
 

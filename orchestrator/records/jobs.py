@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import paths
-from orchestrator.errors import StorageError, UnknownRunError, nearest
+from orchestrator.errors import StorageError
+from orchestrator.foundation import formats
 from orchestrator.foundation.storage import Store, open_store, write_atomically
 from orchestrator.plans.types import Plan
-from orchestrator.records.runs import LAST, RunRecord
+from orchestrator.records import runs
+from orchestrator.records.runs import RunRecord
 
-NO_JOBS = "Nothing was submitted from here. If the run lies elsewhere, name the place with --storage."
 LOCKS = ".locks"
 
 
@@ -61,6 +62,7 @@ class JobRecord:
     sweep: bool = False
     """Whether it is a sweep: its plan is then that of the first trial."""
     submissions: tuple[Submission, ...] = ()
+    format: int = formats.FORMAT
 
     @property
     def store(self) -> Store:
@@ -81,11 +83,9 @@ class JobRecord:
     def run(self) -> RunRecord | None:
         """The run's record, which its driver writes; None before there is one."""
         try:
-            return RunRecord.from_dict(json.loads(self.store.read(paths.RECORD)))
+            return runs.read(self.store)
         except FileNotFoundError:
             return None
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise _damaged(f"{self.root}/{paths.RECORD}", error) from error
 
     @property
     def latest(self) -> Submission | None:
@@ -115,32 +115,20 @@ class JobRecord:
 def load(root: str) -> JobRecord | None:
     """The job in a run's folder; None where there is none."""
     try:
-        return JobRecord.from_dict(json.loads(open_store(root).read(paths.JOB)))
+        data = json.loads(open_store(root).read(paths.JOB))
+        formats.check("job", root, data)
+        return JobRecord.from_dict(data)
     except FileNotFoundError:
         return None
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise _damaged(f"{root}/{paths.JOB}", error) from error
-
-
-def find(run: str, storage: str | None = None) -> JobRecord:
-    """A job by its id, a unique beginning of it, or `last`: among those of `storage`, or else those submitted here."""
-    roots = _in_storage(storage) if storage is not None else roots_here()
-    if run == LAST and roots:
-        return max(jobs(storage), key=lambda job: job.created)
-    matches = [run] if run in roots else [known for known in roots if known.startswith(run)]
-    if len(matches) > 1:
-        raise UnknownRunError(f"Job id {run!r} is ambiguous: {', '.join(sorted(matches))}.", "Give more of it.")
-    found = load(roots[matches[0]]) if matches else None
-    if found is None:
-        raise _unknown(run, matches, roots, storage)
-    return found
+        raise runs.unreadable("job", f"{root}/{paths.JOB}", error) from error
 
 
 def jobs(storage: str | None = None) -> list[JobRecord]:
-    """All jobs that can be read, of `storage` or of those submitted here, oldest first."""
+    """All jobs that can be read, of `storage` or of those submitted here, oldest first; others are logged."""
     roots = _in_storage(storage) if storage is not None else roots_here()
-    found = [job for root in roots.values() if (job := _readable(root))]
-    return sorted(found, key=lambda job: job.created)
+    found = runs.readable(roots.values(), load)
+    return sorted((job for job in found if job), key=lambda job: job.created)
 
 
 def roots_here() -> dict[str, str]:
@@ -186,25 +174,3 @@ def _in_storage(storage: str) -> dict[str, str]:
     store = open_store(place)
     own = (paths.TRACKING, paths.PACKAGES)
     return {name: f"{place}/{name}" for name in store.list() if name not in own and store.exists(f"{name}/{paths.JOB}")}
-
-
-def _readable(root: str) -> JobRecord | None:
-    try:
-        return load(root)
-    except StorageError:
-        return None
-
-
-def _unknown(run: str, matches: list[str], roots: dict[str, str], storage: str | None) -> UnknownRunError:
-    if matches:
-        place = roots[matches[0]]
-        return UnknownRunError(f"Job {matches[0]} is not in {place} any more.", "List what there is: orchestrator jobs")
-    where = f" in {paths.absolute(storage)}" if storage is not None else ""
-    near = ", ".join(nearest(run, list(roots)))
-    hint = f"{f'Nearest: {near}. ' if near else ''}List them with: orchestrator jobs" if roots else NO_JOBS
-    return UnknownRunError(f"There is no job {run!r}{where}.", hint)
-
-
-def _damaged(place: str, error: Exception) -> StorageError:
-    reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-    return StorageError(f"{place} cannot be read: {reason}.", "Look at it; nothing of ours has written it so.")

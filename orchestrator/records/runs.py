@@ -11,18 +11,21 @@ import secrets
 import shlex
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, TypeVar
 
 from orchestrator import paths
-from orchestrator.errors import ConfigError, PlanError, StorageError, UnknownRunError, nearest
+from orchestrator.errors import ConfigError, FormatError, PlanError, StorageError, UnknownRunError, nearest
+from orchestrator.foundation import formats
 from orchestrator.foundation.storage import Store, open_store
 from orchestrator.plans.types import Plan
 from orchestrator.records.events import in_words, metrics_from
 
 log = logging.getLogger(__name__)
+
+Record = TypeVar("Record")
 
 LAST = "last"
 """Stands for the newest run wherever an id is asked for."""
@@ -87,6 +90,7 @@ class RunRecord:
     best_checkpoint: str = ""
     last_checkpoint: str = ""
     step: int = 0
+    format: int = formats.FORMAT
 
     @property
     def store(self) -> Store:
@@ -136,20 +140,9 @@ class RunRecord:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> RunRecord:
         """Read what `to_dict` wrote."""
-        for attempt in data["attempts"]:
-            _refuse_unknown(Attempt, attempt)
-        _refuse_unknown(cls, data)
         attempts = [Attempt(**{**attempt, "status": Status(attempt["status"])}) for attempt in data["attempts"]]
         metrics = metrics_from(data.get("final_metrics", {}))
         return cls(**{**data, "status": Status(data["status"]), "attempts": attempts, "final_metrics": metrics})
-
-
-def _refuse_unknown(kind: type[RunRecord | Attempt], data: dict[str, Any]) -> None:
-    unknown = sorted(set(data) - {field.name for field in dataclasses.fields(kind)})
-    if unknown:
-        raise ValueError(
-            f"{', '.join(unknown)} is unknown to this version of orchestrator, so a newer one has written it"
-        )
 
 
 def new_id(job: str, clock: Callable[[], float] = time.time) -> str:
@@ -211,7 +204,7 @@ def load(storage: str, run_id: str) -> RunRecord:
         near = ", ".join(nearest(run_id, known))
         hint = f"{f'Nearest: {near}. ' if near else ''}List them with: orchestrator runs." if known else NO_RUNS
         raise UnknownRunError(f"There is no run {run_id!r} in {paths.absolute(storage)}.", hint)
-    return _read(storage, matches[0])
+    return _stored(storage, matches[0])
 
 
 def refuse_second_driver(record: RunRecord) -> None:
@@ -245,22 +238,48 @@ def ids(storage: str) -> list[str]:
 
 
 def list_runs(storage: str) -> list[RunRecord]:
-    """All runs that can be read, oldest first; one whose record is damaged is told of and left out."""
-    records = []
-    for run_id in ids(storage):
-        try:
-            records.append(_read(storage, run_id))
-        except StorageError as error:
-            log.warning("%s", error)
+    """All runs that can be read, oldest first; damaged records and those of other formats are logged and left out."""
+    records = readable(ids(storage), lambda run_id: _stored(storage, run_id))
     return sorted(records, key=lambda record: record.created)
 
 
-def _read(storage: str, run_id: str) -> RunRecord:
-    root = f"{paths.absolute(storage)}/{run_id}"
+def readable(names: Iterable[str], read_one: Callable[[str], Record]) -> list[Record]:
+    """What a listing shows: all records that can be read. Others are logged, those of other formats in one line."""
+    records, refused = [], []
+    for name in names:
+        try:
+            records.append(read_one(name))
+        except FormatError as error:
+            refused.append(error)
+        except StorageError as error:
+            log.warning("%s", error)
+    if refused:
+        log.warning("%s", formats.left_out(refused))
+    return records
+
+
+def read(store: Store) -> RunRecord:
+    """The record in a run's folder. Raises FileNotFoundError where there is none."""
     try:
-        return RunRecord.from_dict(json.loads(open_store(root).read(paths.RECORD)))
+        data = json.loads(store.read(paths.RECORD))
+        formats.check("run", store.root, data)
+        return RunRecord.from_dict(data)
+    except FileNotFoundError:
+        raise
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise StorageError(
-            f"The record of run {run_id} cannot be read: {reason}.", f"Look at {root}/{paths.RECORD}."
-        ) from error
+        raise unreadable("run", f"{store.root}/{paths.RECORD}", error) from error
+
+
+def unreadable(kind: str, file: str, error: Exception) -> StorageError:
+    """What is raised for the damaged record of a run, job or sweep."""
+    reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+    name = file.split("/")[-2]
+    return StorageError(f"The record of {kind} {name} cannot be read: {reason}.", f"Look at {file}.")
+
+
+def _stored(storage: str, run_id: str) -> RunRecord:
+    store = open_store(f"{paths.absolute(storage)}/{run_id}")
+    try:
+        return read(store)
+    except FileNotFoundError as error:  # removed since it was listed
+        raise unreadable("run", f"{store.root}/{paths.RECORD}", error) from error

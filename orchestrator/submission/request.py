@@ -178,11 +178,14 @@ def storage_of(plan: Plan) -> str:
 
 
 def pack(storage: str, upload_limit: str) -> Package:
-    """The project of this command."""
+    """The project of this command; links that are not sent are named on stderr."""
     from orchestrator.foundation import units
     from orchestrator.project import pack as package
 
     if packed := os.environ.get(paths.PACKED):
         return package.received(Path(packed), paths.project_dir())
     limit = units.optional_bytes("--upload-limit", upload_limit)
-    return package.pack(paths.project_dir(), limit or 0, storage)
+    made = package.pack(paths.project_dir(), limit or 0, storage)
+    if made.links:
+        click.echo(package.links_note(made.links), err=True)
+    return made

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator import paths
-from orchestrator.errors import ConfigError, StorageError, UnknownRunError, nearest
+from orchestrator.errors import ConfigError, UnknownRunError, nearest
+from orchestrator.foundation import formats
 from orchestrator.foundation.storage import Store, open_store
 from orchestrator.records import jobs, runs
 from orchestrator.sweeps.definition import Definition, define
@@ -24,8 +25,6 @@ from orchestrator.sweeps.engine.ledger import Book, Ledger
 
 SWEEP = "sweep.json"
 TRIALS = "trials"
-EXCHANGE = "exchange"
-"""Folder of checkpoints that trials hand to each other."""
 TUNE = "tune"
 """Folder for what Ray Tune keeps of its own; nobody reads it again."""
 LOG = "logs/engine.log"
@@ -55,6 +54,7 @@ class SweepRecord:
     gpus: float
     """GPUs that a trial holds."""
     workers: int
+    format: int = formats.FORMAT
 
     @property
     def store(self) -> Store:
@@ -165,11 +165,17 @@ def names(storage: str) -> list[str]:
     return [name for name in store.list() if name != paths.TRACKING and store.exists(f"{name}/{SWEEP}")]
 
 
+def list_sweeps(storage: str) -> list[SweepRecord]:
+    """All sweeps that can be read, oldest first; damaged records and those of other formats are logged and left out."""
+    records = runs.readable(names(storage), lambda name: _read(storage, name))
+    return sorted(records, key=lambda record: record.created)
+
+
 def load(storage: str, name: str) -> SweepRecord:
     """One sweep; a unique beginning of its name is enough, and `last` is the newest."""
     known = names(storage)
-    if name == runs.LAST and known:
-        return max((_read(storage, other) for other in known), key=lambda record: record.created)
+    if name == runs.LAST and (readable := list_sweeps(storage)):
+        return readable[-1]
     matches = [other for other in known if other == name] or [other for other in known if other.startswith(name)]
     if len(matches) == 1:
         return _read(storage, matches[0])
@@ -184,6 +190,7 @@ def _read(storage: str, name: str) -> SweepRecord:
     root = f"{paths.absolute(storage)}/{name}"
     try:
         data: dict[str, Any] = json.loads(open_store(root).read(SWEEP))
+        formats.check("sweep", root, data)
         return SweepRecord(**{**data, "root": root})
     except (OSError, ValueError, TypeError) as error:
-        raise StorageError(f"The record of sweep {name} cannot be read: {error}.", f"See {root}/{SWEEP}.") from error
+        raise runs.unreadable("sweep", f"{root}/{SWEEP}", error) from error

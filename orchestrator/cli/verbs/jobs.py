@@ -106,11 +106,11 @@ def _all(storage: str | None, limit: int, state: str | None) -> list[tuple[Subje
 
 def _standing(subject: Subject) -> Standing | None:
     """Where a job stands; one that cannot be read is told of, and hides no other."""
-    from orchestrator.errors import StorageError
+    from orchestrator.errors import FormatError, StorageError
 
     try:
         return follow.standing(subject)
-    except StorageError as error:
+    except (FormatError, StorageError) as error:
         click.echo(f"{subject.id} is left out: {error.message}", err=True)
         return None
 

@@ -161,8 +161,7 @@ def list_sweeps(storage: str, cluster_file: str | None, json: bool) -> None:
     from orchestrator.cli.views.sweep import as_data
     from orchestrator.sweeps import record as records
 
-    reports = [_report(storage, name) for name in records.names(storage)]
-    reports.sort(key=lambda report: -report.record.created)
+    reports = [_report_on(record) for record in reversed(records.list_sweeps(storage))]
     if json:
         _print([as_data(report) for report in reports])
     elif not reports:
@@ -294,9 +293,13 @@ def stop(name: str, storage: str, cluster_file: str | None) -> None:
 
 def _report(storage: str, name: str) -> Report:
     from orchestrator.sweeps import record as records
+
+    return _report_on(records.load(storage, name))
+
+
+def _report_on(record: SweepRecord) -> Report:
     from orchestrator.sweeps.report.report import Report
 
-    record = records.load(storage, name)
     return Report(record=record, book=record.book())
 
 

@@ -29,7 +29,7 @@ SHARES_LAYERS = (StrategyName.ddp, StrategyName.zero1, StrategyName.zero2)
 def config(spec: JobSpec, arrangement: Arrangement, *, on_gpu: bool) -> dict[str, Any]:
     """What `deepspeed.initialize` is given, before the person's own DeepSpeed settings are merged on top.
 
-    There is no scheduler in it: the training loop sets the learning rate of every step (plan/schedule.py).
+    There is no scheduler in it: the training loop sets the learning rate of every step (plans/schedule.py).
     """
     planned: dict[str, Any] = {
         "train_batch_size": arrangement.batch,

@@ -1,6 +1,6 @@
 """How much memory each worker needs, from a model's profile alone: no torch, no DeepSpeed.
 
-Parameters, gradients and optimizer states are what DeepSpeed 0.19's ranks hold, to the byte (plan/zero_layout.py has
+Parameters, gradients and optimizer states are what DeepSpeed 0.19's ranks hold, to the byte (zero_layout.py has
 the rules); buckets, gathered parameters and temporaries are estimates; activations come measured with the profile.
 docs/memory.md says what is left out.
 """
@@ -25,7 +25,7 @@ BYTES = {PrecisionName.fp32: 4, PrecisionName.bf16: 2, PrecisionName.fp16: 2}
 PLAIN_BUCKET = 500_000_000
 """engine.py, `MEMORY_OPT_ALLREDUCE_SIZE`."""
 WINDOWS_BESIDE = 2
-"""runtime/loader.py: of the windows made ahead (job.loader.ahead) one more is being made, and one computed."""
+"""worker/data/loader.py: of the windows made ahead (job.loader.ahead) one more is being made, and one computed."""
 UNMODELLED = (
     "communication_data_type",
     "data_types",
@@ -53,7 +53,7 @@ def per_rank(profile: ModelProfile, spec: JobSpec, row: Row, *, on_gpu: bool) ->
     """What each worker needs; they differ in gradients (ZeRO 1 and 2), in padding, and in their parts of layers."""
     tensor = row.mesh.tensor
     cases = [_case(profile, spec, row, part=part, on_gpu=on_gpu) for part in range(tensor)]
-    # Neighbours hold the parts of one copy of the model (runtime/tensor_parallel.py).
+    # Neighbours hold the parts of one copy of the model (runtime/checkpoint/tensor_parallel.py).
     return tuple(_memory(cases[rank % tensor], profile, row, rank // tensor) for rank in range(row.world_size))
 
 

@@ -1,4 +1,4 @@
-"""What a model weighs, as plain data: made by orchestrator.profile with torch, read by plan/memory.py without it."""
+"""What a model weighs, as plain data: made by orchestrator.profile with torch, read by plans/memory without it."""
 
 from __future__ import annotations
 

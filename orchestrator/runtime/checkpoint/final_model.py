@@ -12,14 +12,13 @@ import torch
 from torch import Tensor
 
 from orchestrator import paths
+from orchestrator.foundation.formats import FORMAT
 from orchestrator.foundation.storage import Store
 from orchestrator.plans.types import Plan
 from orchestrator.runtime.checkpoint.whole_model import WholeModel
 from orchestrator.runtime.worker.data.loader import make_batch, to_device
 from orchestrator.runtime.worker.engine import Engine
 from orchestrator.task import Dataset, Task
-
-FORMAT = 1
 
 
 def describe_model(task: Task, engine: Engine, dataset: Dataset, device: torch.device) -> dict[str, Any]:

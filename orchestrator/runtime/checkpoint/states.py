@@ -25,7 +25,6 @@ class Home:
     """Where this rank keeps elements of one trainable parameter, as the optimizer sees them."""
 
     name: str
-    parameter: nn.Parameter
     begin: int
     end: int
     """Which elements of the flattened parameter (or of this worker's part of it)."""
@@ -235,11 +234,11 @@ class States:
         elif hasattr(self._optimizer, "fp32_groups"):
             for group, masters in zip(self._optimizer.fp16_groups, self._optimizer.fp32_groups, strict=True):
                 for parameter, master in zip(group, masters, strict=True):
-                    yield _whole_home(names[id(parameter)], parameter, master)
+                    yield _whole_home(names[id(parameter)], master)
         elif isinstance(self._optimizer, torch.optim.Optimizer):
             for group in self._optimizer.param_groups:
                 for parameter in group["params"]:
-                    yield _whole_home(names[id(parameter)], parameter, parameter)
+                    yield _whole_home(names[id(parameter)], parameter)
         else:
             kind = type(self._optimizer).__name__
             raise PlanError(f"Checkpoints of DeepSpeed's {kind} cannot be saved.", "Leave the optimizer as planned.")
@@ -254,7 +253,6 @@ class States:
                     begin, numel = mapping.lp_fragment_address.start, mapping.lp_fragment_address.numel
                     yield Home(
                         name=names[id(parameter)],
-                        parameter=parameter,
                         begin=begin,
                         end=begin + numel,
                         flat=flat,
@@ -268,7 +266,7 @@ class States:
             if parameter.requires_grad and begin < end:
                 group, offset, _ = optimizer.grad_position[optimizer.get_param_id(parameter)]
                 flat = optimizer.fp32_partitioned_groups_flat[group]
-                yield Home(name=name, parameter=parameter, begin=begin, end=end, flat=flat, offset=offset)
+                yield Home(name=name, begin=begin, end=end, flat=flat, offset=offset)
 
 
 def mean_buffer(reader: ShardReader, name: str) -> Tensor:
@@ -294,8 +292,8 @@ def _shares(shapes: Mapping[str, tuple[int, ...]], ranks: int) -> dict[str, int]
     return shares
 
 
-def _whole_home(name: str, parameter: nn.Parameter, flat: Tensor) -> Home:
-    return Home(name=name, parameter=parameter, begin=0, end=flat.numel(), flat=flat, offset=0)
+def _whole_home(name: str, flat: Tensor) -> Home:
+    return Home(name=name, begin=0, end=flat.numel(), flat=flat, offset=0)
 
 
 def _is_like(key: str, value: Any, flat: Tensor) -> bool:

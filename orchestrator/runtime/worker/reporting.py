@@ -15,8 +15,6 @@ from orchestrator.records.spool import Spool
 from orchestrator.runtime.worker.context import Launch
 from orchestrator.runtime.worker.script.script import FOLDER, LAUNCH
 
-STEP = "step"
-
 
 def report(step: int, **metrics: float) -> None:
     """Record metrics of a step, as `report(step, loss=0.5)`; the first worker's count, and are shown as train/loss.

@@ -21,7 +21,7 @@ from orchestrator.config.schema import MonitorMode
 from orchestrator.config.spec import spec_from_dict
 from orchestrator.foundation.storage import open_store
 from orchestrator.plans.types import Plan
-from orchestrator.records import events
+from orchestrator.records import events, runs
 from orchestrator.records.events import Event, EventReader
 from orchestrator.records.failures import by_weight
 from orchestrator.records.runs import Attempt, RunRecord, Status
@@ -77,7 +77,7 @@ class TrialRun:
         self._store = open_store(root)
         self._newest_counts = newest_counts
         self._package = package
-        self.record = RunRecord.from_dict(json.loads(self._store.read(paths.RECORD)))
+        self.record = runs.read(self._store)
         self.plan = self.record.plan
         self._spec = spec_from_dict(self.plan.spec)
         self._reader = EventReader(self._store)

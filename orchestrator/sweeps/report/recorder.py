@@ -13,10 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator import paths
 from orchestrator.config import schema
 from orchestrator.errors import OrchestratorError, TrackingError
-from orchestrator.records.runs import RunRecord, Status
+from orchestrator.foundation.storage import open_store
+from orchestrator.records import runs
+from orchestrator.records.runs import Status
 from orchestrator.sweeps.engine.ledger import LEDGER, Ledger, State, Trial
 from orchestrator.sweeps.record import SWEEP, SweepRecord
 from orchestrator.sweeps.report.report import Report
@@ -160,7 +161,7 @@ class Recorder:
         """Once, whatever happens in between: a trial's own ledger says what MLflow has of it."""
         root = self._record.trial_root(trial.number)
         try:
-            run = RunRecord.from_dict(json.loads(_read(root, paths.RECORD)))
+            run = runs.read(open_store(root))
         except FileNotFoundError:
             return
         sent = Sent.load(run.store)
@@ -185,9 +186,3 @@ class Recorder:
             mlflow_client.within(timeout_s, call, "record the sweep")
         except mlflow_client.errors() as error:
             raise TrackingError(f"MLflow at {self._store.shown}: {mlflow_client.reason(error)}.") from error
-
-
-def _read(root: str, name: str) -> str:
-    from orchestrator.foundation.storage import open_store
-
-    return open_store(root).read(name)

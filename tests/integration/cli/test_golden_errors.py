@@ -65,14 +65,14 @@ CLUSTER_FILES = {
 PLAN_FILES = {
     "cut.json": '{"format": ',
     "other.json": '{"epochs": 3}\n',
-    "rowless.json": '{"format": 1}\n',
+    "rowless.json": '{"format": 2}\n',
     "newer.json": '{"format": 99, "rows": []}\n',
 }
 OTHER_FILES = {
     "a-file": "in the way\n",
     "conf/job/broken.yaml": "name: broken\n task: x\n",
     # Runs whose ids are known, though nothing else of them is.
-    "runs/digits-a1/run.json": "{}\n",
+    "runs/digits-a1/run.json": '{"format": 2}\n',
     "runs/digits-a2/run.json": "{}\n",
 }
 

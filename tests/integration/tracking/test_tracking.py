@@ -20,6 +20,7 @@ import pytest
 
 from orchestrator.config.schema import Tracking
 from orchestrator.errors import TrackingError
+from orchestrator.foundation.formats import FORMAT
 from orchestrator.plans.types import Plan
 from orchestrator.records import runs
 from orchestrator.records.events import FINISHED, NOTE, Event
@@ -253,7 +254,7 @@ def test_the_final_model_comes_back_from_mlflow_and_holds_no_pickle(storage, tmp
     folder.mkdir()
     save_file({name: value.contiguous() for name, value in model.state_dict().items()}, folder / "model.safetensors")
     description = {
-        "format": 1,
+        "format": FORMAT,
         "task": plan.task,
         "spec": plan.spec,
         "inputs": [{"name": "input", "dtype": "float32", "shape": [-1, 1, 8, 8]}],

@@ -18,10 +18,11 @@ from orchestrator.data.columns import Columns
 from orchestrator.data.images import Images, Randomly, decode, resize
 from orchestrator.data.prepared import Prepared, PreparedDataset
 from orchestrator.data.readers import files, tables
-from orchestrator.data.records import NAME, InMemory, Splits, Unreadable
+from orchestrator.data.records import NAME, Splits, Unreadable
 from orchestrator.data.text import Packed, Tokens
 from orchestrator.errors import ConfigError, DataError, TargetError
 from tests.unit.data import makers
+from tests.unit.data.makers import InMemory
 
 
 def prepared(tmp_path: Path, sources: Any, prepare: Any, skip: int = 0, **splits: Any) -> Prepared:

@@ -12,9 +12,10 @@ from pyarrow import parquet
 from orchestrator.data.readers import files, tables
 from orchestrator.data.readers.files import AUDIO, IMAGES, ClassFolders
 from orchestrator.data.readers.tables import Lines, Table
-from orchestrator.data.records import NAME, InMemory, Splits
+from orchestrator.data.records import NAME, Splits
 from orchestrator.errors import ConfigError, DataError
 from tests.unit.data import makers
+from tests.unit.data.makers import InMemory
 
 
 def names(records) -> list[str]:

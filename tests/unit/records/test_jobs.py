@@ -8,13 +8,14 @@ import pytest
 
 from orchestrator import paths
 from orchestrator.errors import StorageError, UnknownRunError
-from orchestrator.records import jobs
+from orchestrator.records import finder, jobs
 from orchestrator.records.jobs import JobRecord, Submission
 
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("ORCHESTRATOR_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
     return tmp_path / "home"
 
 
@@ -43,22 +44,22 @@ def test_what_is_saved_comes_back(tmp_path: Path) -> None:
 def test_found_by_id_beginning_and_last(tmp_path: Path) -> None:
     older, newer = keep(a_job(tmp_path, "digits-1", 1.0)), keep(a_job(tmp_path, "digits-12", 2.0))
     other = keep(a_job(tmp_path, "text-1", 0.5))
-    assert jobs.find("digits-1") == older
-    assert jobs.find("te") == other
-    assert jobs.find("last") == newer
+    assert finder.find("digits-1").job == older
+    assert finder.find("te").job == other
+    assert finder.find("last").job == newer
     assert [job.id for job in jobs.jobs()] == ["text-1", "digits-1", "digits-12"]
     with pytest.raises(UnknownRunError, match="ambiguous: digits-1, digits-12"):
-        jobs.find("digits")
+        finder.find("digits")
 
 
 def test_found_in_storage_without_an_index(tmp_path: Path, home: Path) -> None:
-    job = a_job(tmp_path / "runs")
+    job = a_job(tmp_path / "far")
     job.save()
-    (tmp_path / "runs" / paths.PACKAGES).mkdir()
-    with pytest.raises(UnknownRunError, match="There is no job 'digits-1'"):
-        jobs.find("digits-1")
-    assert jobs.find("dig", str(tmp_path / "runs")) == job
-    assert job.storage_flag == f" --storage {tmp_path / 'runs'}"
+    (tmp_path / "far" / paths.PACKAGES).mkdir()
+    with pytest.raises(UnknownRunError, match="There is no run 'digits-1'"):
+        finder.find("digits-1")
+    assert finder.find("dig", str(tmp_path / "far")).job == job
+    assert job.storage_flag == f" --storage {tmp_path / 'far'}"
     jobs.note_here(job)
     assert job.storage_flag == ""
 
@@ -66,19 +67,21 @@ def test_found_in_storage_without_an_index(tmp_path: Path, home: Path) -> None:
 def test_unknown_names_the_nearest(tmp_path: Path) -> None:
     keep(a_job(tmp_path))
     with pytest.raises(UnknownRunError) as caught:
-        jobs.find("digitz-1")
+        finder.find("digitz-1")
     assert "digits-1" in caught.value.hint
 
 
 def test_a_job_whose_folder_is_gone_is_named(tmp_path: Path) -> None:
     jobs.note_here(a_job(tmp_path))
     with pytest.raises(UnknownRunError, match=f"is not in {tmp_path}/digits-1 any more"):
-        jobs.find("digits-1")
+        finder.find("digits-1")
     assert jobs.jobs() == []
 
 
-def test_a_damaged_record_is_named(tmp_path: Path) -> None:
-    job = keep(a_job(tmp_path))
-    Path(job.root, paths.JOB).write_text("{")
-    with pytest.raises(StorageError, match=paths.JOB):
-        jobs.find("digits-1")
+def test_a_damaged_record_is_named_and_hides_no_other(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    damaged, whole = keep(a_job(tmp_path)), keep(a_job(tmp_path, "text-1"))
+    Path(damaged.root, paths.JOB).write_text("{")
+    with pytest.raises(StorageError, match=f"The record of job digits-1 cannot be read: .* Look at .*/{paths.JOB}"):
+        finder.find("digits-1")
+    assert jobs.jobs() == [whole]
+    assert caplog.text.count("The record of job digits-1 cannot be read") == 1

@@ -104,7 +104,7 @@ def begins(job: JobRecord, attempts: int = 1, status: Status = Status.running) -
 def test_what_lies_in_storage_before_ray_is_asked(submit: Callable[..., Handed], ray: Ray, job: JobRecord) -> None:
     handed = submit()
     assert (handed.new, [each.id for each in handed.job.submissions]) == (True, ["demo-1-a1"])
-    assert jobs.find("demo-1") == handed.job
+    assert jobs.load(job.root) == handed.job
     assert handed.job.plan.digest == job.plan_digest
     assert Path(job.root, paths.CONFIG).is_file()
     assert Path(paths.package(job.storage, job.package)).is_file()

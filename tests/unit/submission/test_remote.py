@@ -65,3 +65,24 @@ def test_what_comes_in_is_submitted_from_the_home(tmp_path: Path, monkeypatch: p
 def test_a_config_folder_stays_here() -> None:
     with pytest.raises(ConfigError, match="--config-dir stays on this machine"):
         remote.submit("c.yaml", ConfigArgs(config_dir="x"), None, None, wait=False, upload_limit=UPLOAD_LIMIT)
+
+
+def test_links_that_are_not_sent_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project, elsewhere = tmp_path / "project", tmp_path / "elsewhere"
+    for folder in (project, elsewhere):
+        folder.mkdir()
+    for name in (paths.PROJECT, paths.PACKED):
+        monkeypatch.setenv(name, "")
+    monkeypatch.chdir(project)
+    request.pack("", "1MiB")
+    assert capsys.readouterr().err == ""
+    for number in range(7):
+        (project / f"data{number}").symlink_to(elsewhere)
+    (project / ".orchignore").write_text("data0\n")
+    request.pack("", "1MiB")
+    told = capsys.readouterr().err
+    assert told.startswith(
+        "Not sent, because links to folders are left out: data1, data2, data3, data4, data5 and 1 more. "
+    )
