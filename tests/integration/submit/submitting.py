@@ -22,6 +22,7 @@ import torch
 from torch.utils.data import TensorDataset
 from orchestrator import Task
 import greeting
+import jobs
 
 class Line(Task):
     def loss(self, model, batch):
@@ -39,7 +40,7 @@ def model():
 def data(split):
     scale = float(open("data/scale.txt").read())
     x = torch.linspace(-1, 1, 64)[:, None]
-    return TensorDataset(x, scale * x)
+    return TensorDataset(x, scale * x + jobs.OFFSET)
 """
 JOB = """
 # @package _global_
@@ -143,6 +144,7 @@ def own_project(folder: Path) -> None:
         packed.writestr(f"{told}/RECORD", "")
     write(folder, "requirements.txt", "--no-index\n./wheels/greeting-1.0-py3-none-any.whl\n")
     write(folder, "own/__init__.py", "")
+    write(folder, "jobs/__init__.py", "OFFSET = 0.0\n")  # a name that many teams use, and that is theirs
     write(folder, "own/task.py", TASK)
     write(folder, "conf/job/line.yaml", JOB)
     write(folder, "conf/model/line.yaml", "_target_: own.task:model\n")

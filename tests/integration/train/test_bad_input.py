@@ -36,14 +36,14 @@ NAME_ID = "Use letters, digits, '_', '.' and '-', and begin with a letter or dig
 TO_EXPORT = "To allow code of your own, list it in pyproject.toml: [tool.orchestrator] exports ="
 NEAR_TASK = (
     "Nearest: orchestrator.jobs.image_classification:ImageClassification, orchestrator.jobs.text_classification:TextClassification, "
-    "orchestrator.jobs.image_classification:SmallResNet."
+    "orchestrator.jobs.image_classification:digits."
 )
 
 FILES = {
     "a-file": "in the way\n",
     "cut.json": '{"format": ',
     "other.json": '{"epochs": 3}\n',
-    "rowless.json": '{"format": 1}\n',
+    "rowless.json": '{"format": 2}\n',
     "batch.json": '{"train_batch_size": 32}\n',
     "comma.json": '{"zero_allow_untested_optimizer": true,}\n',
     "conf/job/broken.yaml": "name: broken\n task: x\n",
@@ -130,7 +130,7 @@ CASES: list[tuple[str, str, str, int]] = [
     ("train --plan nowhere.json", "Plan nowhere.json cannot be read: No such file or directory.", MAKE_PLAN, WRONG),
     ("train --plan latin.json", "Plan latin.json cannot be read: it is not UTF-8 text.", MAKE_PLAN, WRONG),
     ("train --plan cut.json", "cut.json is not JSON: Expecting value: line 1 column 12 (char 11).", MAKE_PLAN, WRONG),
-    ("train --plan other.json", "other.json is not a plan of format 1 (found: format unknown).", MAKE_PLAN, WRONG),
+    ("train --plan other.json", "other.json is not a plan (found: no format number).", MAKE_PLAN, WRONG),
     ("train --plan rowless.json", "rowless.json is damaged: 'rows'.", MAKE_PLAN, WRONG),
     ("train --plan other.json optimizer.lr=1", "--plan other.json runs a plan as it stands, and cannot take 'optimizer.lr=1'.", "Leave out one of the two.", WRONG),
     ("train --plan other.json -cn mine", "--plan other.json runs a plan as it stands, and cannot take --config-name mine.", "Leave out one of the two.", WRONG),

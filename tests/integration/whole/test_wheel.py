@@ -52,13 +52,20 @@ def test_hydra_finds_our_sweeper(environment: Path, tmp_path: Path) -> None:
 
 
 def test_a_project_made_by_init_trains_and_passes_its_test(environment: Path, tmp_path: Path) -> None:
-    run([str(environment / "bin/orch"), "init", "moonlight"], tmp_path)
-    project = tmp_path / "moonlight"
+    """Its package may be called jobs, as many teams call theirs: ours is orchestrator.jobs, and installs no other."""
+    run([str(environment / "bin/orch"), "init", "jobs"], tmp_path)
+    project = tmp_path / "jobs"
     run([str(environment / "bin/python"), "-m", "pytest", "-q"], project)
-    out = run([str(environment / "bin/orchestrator"), "train", "job=moonlight", "cluster.workers=2", "--json"], project)
+    out = run([str(environment / "bin/orchestrator"), "train", "job=jobs", "cluster.workers=2", "--json"], project)
     summary = json.loads(out)
     assert summary["status"] == "finished"
     assert summary["metrics"]["val/accuracy"] > 0.9
     assert Path(summary["folder"]).is_relative_to(project)
     shown = run([str(environment / "bin/orchestrator"), "runs", "show", "last"], project)
     assert summary["run"] in shown
+    run([str(environment / "bin/orchestrator"), "plan", "job=diabetes"], project)
+    # Beside an editable install, whose checkout has a folder of that name; and a mere folder without __init__.py.
+    (project / "jobs/__init__.py").unlink()
+    ours = [sys.executable, "-m", "orchestrator.cli.main"]
+    trained = run([*ours, "train", "job=jobs", "job.epochs=1", "tracking=off", "--json"], project)
+    assert json.loads(trained)["status"] == "finished"
