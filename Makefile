@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 RUN    := $(VENV)/.installed-run
 DEV    := $(VENV)/.installed-dev
 
-.PHONY: help setup demo unit test compiled hosts saturation lint tools format bench recipes matrix outages wheel clean
+.PHONY: help setup demo unit test everything compiled hosts saturation lint tools format bench recipes matrix outages wheel clean
 
 help:            ## Show what there is to make
 	@grep -hE '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -31,9 +31,13 @@ demo: $(RUN)     ## Train a small ResNet on handwritten digits with two DeepSpee
 unit: compiled   ## The fast tests: no Ray, a minute
 	$(BIN)/python -m pytest -q -n auto --dist loadfile tests/unit
 
-test: lint tools compiled ## Lint, types, and all tests on this machine; CI runs this, and of make hosts one file
+test: lint tools compiled ## Lint, types, and the tests on this machine, of matrices a sample; CI runs this, and of make hosts one file
 	$(BIN)/python -m pytest -q -n auto --dist loadfile tests/unit
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=40 tests/integration
+	$(BIN)/python -m pytest -q --durations=40 tests/integration
+
+everything: tools compiled  ## All tests on this machine, matrices whole: after a change to how runs are saved, killed or resumed (an hour)
+	$(BIN)/python -m pytest -q -n auto --dist loadfile tests/unit
+	$(BIN)/python -m pytest -q --all --durations=40 tests/integration
 
 # Tests start hundreds of processes; where PYTHONDONTWRITEBYTECODE is set, each would compile our modules again.
 compiled: $(DEV)

@@ -8,14 +8,25 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests import sample
+
 SLOWEST_FILES = 15
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Let golden files be written anew."""
-    parser.addoption(
-        "--update-golden", action="store_true", help="write golden files anew instead of comparing with them"
-    )
+    """Let golden files be rewritten, and matrices be run whole."""
+    parser.addoption("--update-golden", action="store_true", help="rewrite golden files instead of comparing with them")
+    parser.addoption("--all", action="store_true", help="run all cases of matrices, not this commit's sample of them")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Take this commit's sample of matrices. What is named on the command line by its test is always run."""
+    if config.getoption("--all") or any("::" in argument for argument in config.args):
+        return
+    cases = {item.nodeid: mark.args[0] for item in items if (mark := item.get_closest_marker("matrix"))}
+    out = sample.left_out(cases, sample.commit())
+    config.hook.pytest_deselected(items=[item for item in items if item.nodeid in out])
+    items[:] = [item for item in items if item.nodeid not in out]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -30,7 +30,7 @@ from orchestrator.runtime.worker.data.sampler import permutation
 from tests.integration.checkpoint.cuts import STRATEGIES, difference_after_kill, make_project, mixed, state_of
 from tests.integration.training import carry_out
 
-pytestmark = pytest.mark.usefixtures("forked_workers")
+pytestmark = [pytest.mark.matrix(3), pytest.mark.usefixtures("forked_workers")]
 
 
 @pytest.fixture(autouse=True)

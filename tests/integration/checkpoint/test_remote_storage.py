@@ -24,7 +24,7 @@ from orchestrator.runtime.launchers.torchrun import TorchrunLauncher
 from tests.integration.training import Recorder, carry_out, curve, plan_of, spec_of
 from tests.unit.foundation import test_storage
 
-pytestmark = pytest.mark.usefixtures("forked_workers")
+pytestmark = [pytest.mark.matrix(3), pytest.mark.usefixtures("forked_workers")]
 
 SMALL = [
     "job=digits",

@@ -24,7 +24,7 @@ from orchestrator.runtime.launchers.ray.launcher import RayLauncher
 from tests.integration.training import Recorder, carry_out, curve, plain_curve, plan_of
 from tests.unit.data import makers
 
-pytestmark = pytest.mark.usefixtures("forked_workers")
+pytestmark = [pytest.mark.matrix(2), pytest.mark.usefixtures("forked_workers")]
 
 TABLE = ["job=table", "data.target=price", "model.numbers=1", "model.categories=[4]", "model.width=16"]
 PHOTOS = ["job=photos", "data.size=16", "model.classes=2", "model.width=8", "data.shift=2", "data.val_fraction=0.2"]

@@ -20,6 +20,8 @@ from orchestrator.runtime.launchers.ray.launcher import RayLauncher
 from orchestrator.runtime.launchers.torchrun import TorchrunLauncher
 from orchestrator.runtime.worker.context import Launch
 
+pytestmark = pytest.mark.matrix(2)
+
 REPOSITORY = Path(__file__).parents[3]
 RESOURCES = WorkerResources(cpus=1, gpus=0, threads=1)
 PLAN = {"resources": {"cpus": 1, "gpus": 0, "threads": 1}, "anything": [1, 2]}

@@ -26,6 +26,8 @@ from orchestrator.runtime.launchers.ray.gang import Gang, GangEnd, Lost
 from orchestrator.runtime.worker.context import Launch
 from tests.integration.launch.test_launchers import launch, read, wait_until
 
+pytestmark = pytest.mark.matrix(2)
+
 RESOURCES = WorkerResources(cpus=1, gpus=0, threads=2)
 ANYWHERE = {"placement_strategy": "PACK"}
 STORE = 100 * 2**20

@@ -38,6 +38,8 @@ from orchestrator.runtime.worker.context import Launch
 from orchestrator.runtime.worker.engine import prepare
 from tests.integration.plan.memory_probe import Odd, wide_task
 
+pytestmark = pytest.mark.matrix(4)
+
 REPOSITORY = Path(__file__).parents[3]
 MACHINE = Inventory(nodes=(Node(name="test", cpus=2, memory=8 * 2**30),))
 ADAMW = Optimizer(weight_decay=0.01, no_decay=["bias", "norm"])

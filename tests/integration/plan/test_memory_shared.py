@@ -17,6 +17,8 @@ from tests.integration.plan.test_memory_held import assert_held, measured, plan,
 from tests.integration.train.test_tensor_parallel import GPT
 from tests.integration.training import plan_of, spec_of
 
+pytestmark = pytest.mark.matrix(4)
+
 fp32, bf16 = PrecisionName.fp32, PrecisionName.bf16
 CASES = [
     (StrategyName.ddp, fp32),

@@ -24,6 +24,8 @@ from orchestrator.runtime.worker.engine import prepare
 from orchestrator.task import Task
 from tests.integration.plan.memory_probe import most_allocated
 
+pytestmark = pytest.mark.matrix(3)
+
 
 class Attention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:

@@ -97,6 +97,7 @@ def test_rerun_takes_the_project_as_it_was_sent(person: Person, done: tuple[str,
     }
 
 
+@pytest.mark.matrix(2)
 def test_50_at_once_are_one_job(person: Person, up: dict[str, str]) -> None:
     clients = [person.begins("submit", *SHORT, "--id", "race", "--json") for _ in range(50)]
     told = [client.communicate(timeout=250) for client in clients]
@@ -108,6 +109,7 @@ def test_50_at_once_are_one_job(person: Person, up: dict[str, str]) -> None:
     assert (person.submissions("race"), person.mlflow_runs("race")) == (["race-a1"], 1)
 
 
+@pytest.mark.matrix(2)
 def test_two_plans_that_race_for_one_id(person: Person, up: dict[str, str]) -> None:
     """One wins; the others are told so, and nothing of them comes into its folder."""
     epochs = [1 + n % 2 for n in range(6)]
@@ -124,6 +126,7 @@ def test_two_plans_that_race_for_one_id(person: Person, up: dict[str, str]) -> N
     assert person.submissions("either") == ["either-a1"]
 
 
+@pytest.mark.matrix(2)
 @pytest.mark.parametrize("script", BOTH, ids=lambda script: script.file)
 def test_a_script_goes_on_from_its_own_checkpoint(person: Person, up: dict[str, str], script: Script) -> None:
     run = script.file.removesuffix(".py")
@@ -135,6 +138,7 @@ def test_a_script_goes_on_from_its_own_checkpoint(person: Person, up: dict[str, 
     script.check(lambda rank: person.gets("logs", run, "--rank", str(rank)))
 
 
+@pytest.mark.matrix(2)
 def test_a_client_killed_at_any_step_is_completed_once(person: Person, up: dict[str, str]) -> None:
     person.gets("plan", *SHORT, "cluster=existing", "--out", "scratch/plan.json")
     script = [sys.executable, Path(__file__).with_name("client_killed.py"), "scratch/plan.json"]
@@ -150,6 +154,7 @@ def test_a_client_killed_at_any_step_is_completed_once(person: Person, up: dict[
     assert all(len(person.run(run)["attempts"]) == 1 for run in runs)
 
 
+@pytest.mark.matrix(2)
 def test_detach_stop_and_resume(person: Person, up: dict[str, str]) -> None:
     follower = person.begins("submit", *LONG, "cluster.workers=2", "--id", "long", "--wait")
     soon(lambda: person.trains("long", 1))
@@ -177,6 +182,7 @@ def test_detach_stop_and_resume(person: Person, up: dict[str, str]) -> None:
     assert person.mlflow_runs("long") == 1
 
 
+@pytest.mark.matrix(2)
 def test_a_killed_driver_is_lost_and_resumed(person: Person, up: dict[str, str]) -> None:
     person.gets("submit", *LONG, "--id", "lost")
     attempt = soon(lambda: person.trains("lost", 1))

@@ -33,6 +33,8 @@ from tests.integration.sweep.sweeping import (
 )
 from tests.integration.tracking.recording import connect
 
+pytestmark = pytest.mark.matrix(3)
+
 TRIALS = 6
 SPACE = ["optimizer.lr=tag(log,interval(1e-4,1e-1))", "job.epochs=3", "sweep.search=random", f"sweep.trials={TRIALS}"]
 

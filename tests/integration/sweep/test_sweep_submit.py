@@ -80,6 +80,7 @@ def test_a_name_stands_for_one_sweep(person: Person, done: tuple[str, ...]) -> N
     assert (rerun.returncode, "own is a sweep" in rerun.stderr) == (2, True)
 
 
+@pytest.mark.matrix(2)
 def test_stop_saves_and_resume_goes_on(person: Person) -> None:
     person.gets("sweep", *LONG, "--name", "long")
     trial = person.storage / "long/trials/long-0000"
@@ -100,6 +101,7 @@ def test_stop_saves_and_resume_goes_on(person: Person) -> None:
     assert shown(person, "long")["state"] == "stopped"
 
 
+@pytest.mark.matrix(2)
 def test_a_client_killed_at_any_step_is_completed_once(person: Person) -> None:
     script = [sys.executable, Path(__file__).with_name("client_killed.py"), *STEPS, "--", *TINY[1:]]
     env = {**person.env, "PYTHONPATH": str(Path(__file__).parents[3])}

@@ -19,6 +19,8 @@ from tests.integration.sweep.sweeping import Watcher, begin, carry_out, check_ea
 from tests.integration.training import carry_out as train
 from tests.integration.training import curve
 
+pytestmark = pytest.mark.matrix(3)
+
 RATES = "optimizer.lr=tag(log,interval(1e-4,1e-1))"
 
 

@@ -44,7 +44,7 @@ from tests.integration.tracking.recording import (
     write,
 )
 
-pytestmark = REAL_MLFLOW
+pytestmark = [pytest.mark.matrix(3), *REAL_MLFLOW]
 ROOT = Path(__file__).parents[3]
 KILLS = int(os.environ.get("ORCHESTRATOR_TEST_KILLS", "6"))
 """Random moments at which processes are killed."""

@@ -27,6 +27,8 @@ from orchestrator.runtime.launchers.torchrun import TorchrunLauncher
 from tests.integration.processes import children
 from tests.integration.training import Recorder, carry_out, curve, plan_of, spec_of
 
+pytestmark = pytest.mark.matrix(2)
+
 TASK = '''
 import time
 import torch

@@ -26,6 +26,8 @@ from orchestrator.runtime.worker.hardware import seed_step
 from orchestrator.task import Task
 from tests.integration.processes import children
 
+pytestmark = pytest.mark.matrix(2)
+
 ROW = Row(world_size=2, mesh=MeshShape(data=2), batch=12, micro_batch=3, accumulation=2, deepspeed={})
 
 

@@ -15,6 +15,8 @@ from orchestrator.records import events
 from orchestrator.records.runs import RunRecord
 from tests.integration.training import Recorder, carry_out, plan_of
 
+pytestmark = pytest.mark.matrix(2)
+
 HERE = Path(__file__).parent / "scripts"
 DOCS = ("job=script", "script=train.py", "cluster.workers=2", "strategy=zero2")
 ARGUMENTS = '--deepspeed,--deepspeed_config,"{deepspeed_config}",--save,"{checkpoints}"'

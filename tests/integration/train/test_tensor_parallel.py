@@ -18,7 +18,7 @@ from orchestrator.runtime.driver import driver
 from orchestrator.runtime.launchers.torchrun import TorchrunLauncher
 from tests.integration.training import Recorder, carry_out, curve, go_on, plain_curve, plan_of, spec_of
 
-pytestmark = pytest.mark.usefixtures("forked_workers")
+pytestmark = [pytest.mark.matrix(3), pytest.mark.usefixtures("forked_workers")]
 
 GPT = [
     "job=causal_lm",

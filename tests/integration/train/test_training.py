@@ -21,7 +21,7 @@ from orchestrator.runtime.launchers.ray.launcher import RayLauncher
 from orchestrator.runtime.launchers.torchrun import TorchrunLauncher
 from tests.integration.training import Recorder, carry_out, curve, go_on, plain_curve, plan_of, spec_of
 
-pytestmark = pytest.mark.usefixtures("forked_workers")
+pytestmark = [pytest.mark.matrix(2), pytest.mark.usefixtures("forked_workers")]
 
 DIGITS = [
     "job=digits",
