@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator.plans.deepspeed import known_keys
 
-GOLDEN = Path(__file__).parents[2] / "unit" / "plan" / "golden"
+GOLDEN = Path(__file__).parents[2] / "unit" / "plans" / "golden"
 READ_BY_INITIALIZE = {"sequence_parallel_size", "data_parallel_size"}
 """Keys that deepspeed.initialize reads before it makes a DeepSpeedConfig."""
 
