@@ -86,7 +86,7 @@ class FlakyWay:
             request.close_connection = True
             return
         if mode == "slow":
-            time.sleep(4)
+            time.sleep(8)
         request.send_response(answer.status)
         request.send_header("Content-Type", answer.headers.get("Content-Type", "application/json"))
         request.send_header("Content-Length", str(len(content)))

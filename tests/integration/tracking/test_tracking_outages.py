@@ -63,7 +63,7 @@ def way(mlflow_service: MlflowService) -> Iterator[FlakyWay]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch, mlflow_environment: None) -> None:
     """Requests are given up soon, so that outages show soon."""
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "3")
 
 
 class Writer:

@@ -177,7 +177,7 @@ def test_a_killed_run_resumes_to_the_bit(strategy: str) -> None:
 
 
 def test_ctrl_c_saves_and_stops_and_resume_finishes() -> None:
-    plan = plan_of(*toy("job.steps=4000", "job.evaluate.epochs=null"))
+    plan = plan_of(*toy("job.steps=1500", "job.evaluate.epochs=null"))
     from orchestrator.records import runs
 
     record = runs.create(plan)
@@ -194,11 +194,11 @@ def test_ctrl_c_saves_and_stops_and_resume_finishes() -> None:
         driver.carry_out(record, plan, spec_of(plan), view)
     assert record.status is Status.stopped
     assert record.last_checkpoint == f"step-{record.step:08d}-a1"
-    assert 5 <= record.step < 4000
+    assert 5 <= record.step < 1500
     stopped_at = record.step
     shown = Recorder()
     resumed = go_on(record, shown)
-    assert (resumed.status, resumed.step) == (Status.finished, 4000)
+    assert (resumed.status, resumed.step) == (Status.finished, 1500)
     started = next(event for event in shown.events if event.kind == events.STARTED)
     assert started.step == stopped_at
 
