@@ -21,8 +21,11 @@ from orchestrator.errors import StorageError
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that a reader, or a crash at any moment, sees the old content or the new, never a part."""
+def write_atomically(path: Path, data: bytes, *, sync_name: bool = True) -> None:
+    """Write a file so that a reader, or a crash at any moment, sees the old content or the new, never a part.
+
+    Without `sync_name` the name survives a power cut only once somebody has synced the folder.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:
@@ -38,7 +41,8 @@ def write_atomically(path: Path, data: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
+    if sync_name:
+        sync_folder(path.parent)
 
 
 def sync_folder(path: Path) -> None:

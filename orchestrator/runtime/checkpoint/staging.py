@@ -53,7 +53,9 @@ class LocalStaging:
         with medium("write", str(self._folder)):
             self._folder.mkdir(parents=True, exist_ok=True)
             index = write(self._folder / shard_name(rank))
-            write_atomically(self._folder / index_name(rank), index.to_json().encode())
+            # As soon as the last index is there, rank 0 may sync the folder and rename it: nothing may touch it by this
+            # name afterwards, or a worker fails after a checkpoint that is whole.
+            write_atomically(self._folder / index_name(rank), index.to_json().encode(), sync_name=False)
 
     def index(self, rank: int) -> str | None:
         """Look for the file."""

@@ -17,7 +17,7 @@ from orchestrator.foundation.storage import LocalStore, Store, open_store
 from orchestrator.runtime.checkpoint import staging
 from orchestrator.runtime.checkpoint.catalog import Catalog, Progress, require
 from orchestrator.runtime.checkpoint.checkpoint import Checkpoints, Found, Retention, Snapshot
-from orchestrator.runtime.checkpoint.shards import MANIFEST, SUMS, Piece, ShardReader
+from orchestrator.runtime.checkpoint.shards import MANIFEST, SUMS, Piece, ShardIndex, ShardReader
 
 
 class Alone:
@@ -160,6 +160,27 @@ def in_threads(work: Callable[[int], None], count: int) -> None:
     for thread in threads:
         thread.join(30)
     assert not errors
+
+
+def test_a_worker_is_done_with_its_part_before_rank_0_can_rename_the_folder(local: LocalStore) -> None:
+    """A commit that comes the moment the last index is there, as it does between busy processes."""
+    for number in range(150):
+        staged = staging.LocalStaging(local, f"step-{number:08d}-a1")
+        failed: list[BaseException] = []
+
+        def put(staged: staging.LocalStaging = staged, failed: list[BaseException] = failed) -> None:
+            try:
+                staged.put(1, lambda file: ShardIndex(size=0, sha256="", tensors={}, scalars={}))
+            except BaseException as error:  # noqa: BLE001  a thread's boundary
+                failed.append(error)
+
+        writer = threading.Thread(target=put)
+        writer.start()
+        while not failed and staged.index(1) is None:
+            pass
+        staged.commit({})
+        writer.join()
+        assert failed == []
 
 
 def test_without_all_workers_files_there_is_no_checkpoint(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
