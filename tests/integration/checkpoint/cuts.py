@@ -34,7 +34,7 @@ from tests.integration.training import Recorder, carry_out, curve, go_on, plan_o
 STRATEGIES = ("ddp", "zero1", "zero2", "zero3")
 STEPS = 12
 SEEDS = 20
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 RESULTS = ROOT / "benchmarks" / "results" / "matrix.json"
 DOCUMENT = ROOT / "docs" / "checkpoints.md"
 BEGIN, END = "<!-- matrix -->", "<!-- end of matrix -->"

@@ -103,7 +103,7 @@ def test_stop_saves_and_resume_goes_on(person: Person) -> None:
 
 @pytest.mark.matrix(2)
 def test_a_client_killed_at_any_step_is_completed_once(person: Person) -> None:
-    script = [sys.executable, Path(__file__).with_name("client_killed.py"), *STEPS, "--", *TINY[1:]]
+    script = [sys.executable, Path(__file__).parents[1] / "submit/client_killed.py", *STEPS, "--", *TINY[1:]]
     env = {**person.env, "PYTHONPATH": str(Path(__file__).parents[3])}
     told = subprocess.run(script, cwd=person.folder, env=env, capture_output=True, text=True, timeout=300)
     assert told.returncode == 0, told.stderr
