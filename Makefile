@@ -28,7 +28,7 @@ setup: $(DEV)    ## Install everything for working on the project into .venv
 demo: $(RUN)     ## Train a small ResNet on handwritten digits with two DeepSpeed workers
 	$(BIN)/orchestrator train experiment=demo
 
-unit: compiled   ## The fast tests: no Ray, a minute
+unit: compiled   ## The fast tests: no Ray, two to three minutes
 	$(BIN)/python -m pytest -q -n auto --dist loadfile tests/unit
 
 test: lint tools compiled ## Lint, types, and the tests on this machine, of matrices a sample; CI runs this, and of make hosts one file
